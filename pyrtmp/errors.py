@@ -1,0 +1,88 @@
+"""Everything this package raises on purpose.
+
+* ``RtmpError``: base of them all.
+
+  * ``LocalError``: the calling code misused the API (a command sent before the handshake is done, a name that
+    cannot be encoded).  Never the peer's fault, never expected in production.
+  * ``PeerError``: the other side broke the protocol or a limit.  Ends that one connection.  Carries the answer
+    the peer should get (an ``onStatus`` / ``_error`` code) where the protocol has one.
+
+    * ``HandshakeError``: the bytes are not an RTMP handshake.
+    * ``ChunkError``: the chunk stream cannot be read on.
+    * ``AmfError``: a command or data message does not decode.
+    * ``LimitError``: well-formed, but larger or more than this side accepts.
+    * ``StateError``: a message or command that is not legal in the connection's state.
+
+  * ``RefusedError``: a request that was understood and turned down (publish of a taken name, play of an unknown
+    stream).  The connection may go on.
+
+Any other exception out of a protocol module is a bug.
+"""
+
+from __future__ import annotations
+
+
+class RtmpError(Exception):
+    """Base class of every exception raised on purpose."""
+
+
+class LocalError(RtmpError):
+    """The calling code misused the API."""
+
+
+class PeerError(RtmpError):
+    """The peer broke the protocol; the connection cannot go on.
+
+    ``reason`` is one bounded word or phrase fit for a metric label; ``code`` the RTMP status to answer, or "".
+    """
+
+    reason = "protocol"
+    code = "NetConnection.Connect.Failed"
+
+    def __init__(self, message: str, *, code: str | None = None, reason: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+        if reason is not None:
+            self.reason = reason
+
+
+class HandshakeError(PeerError):
+    """The bytes are not an RTMP handshake (specification section 5.2)."""
+
+    reason = "handshake"
+    code = ""
+
+
+class ChunkError(PeerError):
+    """The chunk stream is broken (specification section 5.3)."""
+
+    reason = "chunk"
+    code = ""
+
+
+class AmfError(PeerError):
+    """An AMF0 or AMF3 value does not decode, or is nested or large beyond the limits."""
+
+    reason = "amf"
+    code = "NetConnection.Call.BadVersion"
+
+
+class LimitError(PeerError):
+    """More than this side accepts: message length, chunk streams, message streams."""
+
+    reason = "limit"
+
+
+class StateError(PeerError):
+    """A message that is not legal in the connection's present state."""
+
+    reason = "state"
+
+
+class RefusedError(RtmpError):
+    """A request understood and turned down; ``code`` is the ``onStatus`` code, ``str()`` its description."""
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(description)
+        self.code = code

@@ -1,0 +1,16 @@
+"""Replay the inputs kept for ``fuzz_session.py``, which lists the permitted exceptions.  Needs no fuzzer."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CORPUS = sorted((HERE / "corpus" / "session").iterdir())
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
+def test_replay(path: Path) -> None:
+    runpy.run_path(str(HERE / "fuzz_session.py"))["check"](path.read_bytes())
