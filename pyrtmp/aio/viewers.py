@@ -1,0 +1,408 @@
+"""Viewers: a socket, a lane and an offset.
+
+``KernelViewer`` lets the kernel copy from the log to the socket and is what nearly every viewer is.
+``TransportViewer`` copies whole records into a transport: for TLS, for players that were granted another message
+stream id or want sound or picture only, and where there is no memfd.
+
+Both keep one rule: bytes that are not the log's (the head, answers to commands, pings) go between records, never
+into one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Final, Protocol
+
+from pyrtmp.counters import Counters
+from pyrtmp.forms import PLAY_MSID, with_msid
+from pyrtmp.lane import Lane
+from pyrtmp.message import AUDIO, VIDEO
+from pyrtmp.stream import Stream
+from pyrtmp.wirelog import Segment
+
+MAX_CONTROL_BYTES: Final = 64 * 1024
+"""Answers that may wait for a viewer that does not read; beyond it the viewer is let go."""
+
+_HIGH_WATER: Final = 256 * 1024
+_READ: Final = 256 * 1024
+
+
+class ViewerOwner(Protocol):
+    """The connection a viewer belongs to."""
+
+    def writable(self) -> bool:
+        """Whether everything written to the transport before has reached the socket."""
+
+    def viewer_lost(self, reason: str) -> None:
+        """The viewer cannot go on (``stall``, ``reset``, ``flood``): close the connection."""
+
+    def viewer_ended(self) -> None:
+        """All of the ended stream has been sent."""
+
+    def publisher_changed(self, live: bool) -> None:
+        """The stream's publisher is gone, or back."""
+
+    def kernel_left(self) -> None:
+        """The viewer that had the socket to itself has handed over."""
+
+    def transport_free(self) -> bool:
+        """Whether no other viewer has the socket to itself."""
+
+
+class _Viewer:
+    """What both kinds share: joining a lane, leaving it, being moved when too far behind."""
+
+    __slots__ = (
+        "_blocked_since",
+        "_counters",
+        "_ending",
+        "_generation",
+        "_jumping",
+        "_owner",
+        "_stall",
+        "_started",
+        "fd",
+        "lane",
+        "offset",
+        "paused",
+        "ready",
+        "segment",
+        "sent",
+        "skips",
+        "stream",
+    )
+
+    def __init__(self, stream: Stream, lane: Lane, owner: ViewerOwner, counters: Counters, stall: float) -> None:
+        self.stream = stream
+        self.lane = lane
+        self.fd = -1
+        self.segment: Segment | None = None
+        self.offset = 0
+        self.ready = False
+        self.paused = False
+        self.sent = 0
+        """Bytes sent, those of the present segment left out (see ``bytes_sent``)."""
+        self.skips = 0
+        """Times it was moved to a newer join point."""
+        self._owner = owner
+        self._counters = counters
+        self._stall = stall
+        self._started = False
+        self._ending = False
+        self._jumping = False
+        self._generation = -1
+        self._blocked_since = 0.0
+        lane.viewers[self] = None
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes the socket has taken."""
+        return self.sent + self.offset
+
+    def end(self) -> None:
+        """The stream is over: send the rest, then tell the owner."""
+        self._ending = True
+        self.ready = False
+
+    def serve(self, now: float) -> bool:
+        """See ``pyrtmp.lane.Viewer``."""
+        raise NotImplementedError
+
+    def fell_short(self, limit: int, now: float) -> None:
+        """See ``pyrtmp.lane.Viewer``.  Only rounds that sent for the viewer call it."""
+        raise NotImplementedError
+
+    def signal(self, live: bool) -> None:
+        """The publisher is gone, or back."""
+        self._owner.publisher_changed(live)
+
+    def leave(self) -> None:
+        """Take the viewer off its lane; it sends nothing any more."""
+        if self not in self.lane.viewers:
+            return
+        del self.lane.viewers[self]
+        self.ready = False
+        self._move(None, 0)
+        self._counters.bytes_out[self.lane.form.name] += self.sent
+
+    def pause(self, paused: bool) -> None:
+        """Stop at the next record boundary, or go on at the newest join point."""
+        if paused != self.paused:
+            self.paused = paused
+            self.jump()
+
+    def jump(self) -> None:
+        """Go on at the newest join point from the next record boundary on."""
+        self._jumping = True
+        self.ready = False
+
+    def _move(self, segment: Segment | None, offset: int) -> None:
+        """Put the cursor elsewhere and keep the books."""
+        left = self.segment
+        if segment is not None:
+            segment.readers += 1
+        self.segment = segment
+        self.sent += self.offset - offset
+        self.offset = offset
+        if left is not None:
+            left.leave()
+
+    def _join(self) -> tuple[bytes, bytes] | None:
+        """Place the cursor at the newest join point; prologue and head to send first, or None while there is none."""
+        lane = self.lane
+        log = lane.log
+        if log.join is None:
+            return None
+        prologue = head = b""
+        if not self._started:
+            if lane.form.needs_tracks and not self.stream.tracks_known:
+                return None
+            self._started = True
+            prologue = lane.form.prologue(*self.stream.tracks)
+        if self._generation != lane.generation:
+            self._generation = lane.generation
+            head = lane.head()
+        self._move(log.join, log.join_offset)
+        return prologue, head
+
+    def _skip(self) -> None:
+        """Too far behind: go on at the newest join point."""
+        self.skips += 1
+        self._counters.skips += 1
+        self._move(None, 0)
+
+    def _at_end(self) -> bool:
+        """Everything there is has been sent; whether that was the end of the stream."""
+        self._blocked_since = 0.0
+        if self._ending:
+            self._owner.viewer_ended()
+        return self._ending
+
+    def _blocked(self, now: float) -> bool:
+        """The socket took nothing or not all; whether there is still patience."""
+        self.ready = False
+        if not self._blocked_since:
+            self._blocked_since = now
+        elif now - self._blocked_since > self._stall:
+            self._counters.stalls += 1
+            self._owner.viewer_lost("stall")
+            return False
+        return True
+
+    def failed(self, error: OSError) -> None:
+        """The socket refused."""
+        self._owner.viewer_lost("reset")
+
+
+class KernelViewer(_Viewer):
+    """Sends with ``os.sendfile`` on the connection's own socket descriptor.
+
+    While it lives nobody else writes to that socket: answers go through ``control``.  The owner keeps ``fd`` open
+    until ``leave``.
+    """
+
+    __slots__ = ("_control", "_limit", "_pending", "_successor")
+
+    def __init__(
+        self, fd: int, stream: Stream, lane: Lane, owner: ViewerOwner, counters: Counters, stall: float
+    ) -> None:
+        super().__init__(stream, lane, owner, counters, stall)
+        self.fd = fd
+        self._limit = 0
+        """Up to here bytes must follow without a gap: the record boundary behind ``offset``."""
+        self._pending = b""
+        """Bytes to send before the log's: the head, or answers."""
+        self._control: list[bytes] = []
+        self._successor: TransportViewer | None = None
+
+    def may_write(self) -> bool:
+        """Whether answers may go through ``control``: nothing written to the transport is still under way."""
+        return self._started or self._owner.writable()
+
+    def retire(self) -> bytes:
+        """Leave; what the owner must still write so that the last record and answers are whole."""
+        rest = self._pending
+        segment = self.segment
+        if segment is not None and segment.fd >= 0 and self.offset < self._limit:
+            rest += segment.read(self.offset, self._limit - self.offset)
+        rest += b"".join(self._control)
+        self.leave()
+        return rest
+
+    def control(self, data: bytes, now: float) -> None:
+        """Send ``data`` at the next record boundary."""
+        self._control.append(data)
+        self.ready = False
+        if sum(map(len, self._control)) > MAX_CONTROL_BYTES:
+            self._owner.viewer_lost("flood")
+        else:
+            self.serve(now)
+
+    def hand_over(self, successor: TransportViewer) -> None:
+        """Let ``successor`` go on at the next record boundary."""
+        self._successor = successor
+        self.ready = False
+
+    def fell_short(self, limit: int, now: float) -> None:
+        self._limit = limit
+        self._blocked_since = now
+        self.ready = False
+
+    def serve(self, now: float) -> bool:
+        try:
+            return self._serve(now)
+        except BlockingIOError:
+            return self._blocked(now)
+        except OSError as error:
+            self.failed(error)
+            return False
+
+    def _serve(self, now: float) -> bool:
+        if not self._started and not self._owner.writable():
+            return self._blocked(now)
+        while True:
+            if self._pending:
+                count = os.write(self.fd, self._pending)
+                self.sent += count
+                self._pending = self._pending[count:]
+                self._blocked_since = 0.0
+                if self._pending:
+                    return self._blocked(now)
+            segment = self.segment
+            if segment is not None and self.offset < self._limit:
+                count = os.sendfile(self.fd, segment.fd, self.offset, self._limit - self.offset)
+                self.offset += count
+                if count:
+                    self._blocked_since = 0.0
+                if self.offset < self._limit:
+                    return self._blocked(now)
+            # At a record boundary.
+            if self._control:
+                self._pending = b"".join(self._control)
+                self._control.clear()
+                continue
+            if self._successor is not None:
+                self._successor.take_over(self)
+                self._owner.kernel_left()
+                return True
+            if self.paused:
+                self._at_end()
+                return False
+            if self._jumping:
+                self._jumping = False
+                self._move(None, 0)
+                segment = None
+            if segment is None:
+                parts = self._join()
+                if parts is None:
+                    self._at_end()
+                    return False
+                self._pending = b"".join(parts)
+                self._limit = self.offset
+            elif segment.evicted:
+                self._skip()
+                self._limit = 0
+            elif self.offset < segment.size:
+                self._limit = segment.size
+            elif segment.next is not None:
+                self._move(segment.next, 0)
+                self._limit = 0
+            else:
+                self.ready = not self._at_end()
+                return False
+
+
+class TransportViewer(_Viewer):
+    """Writes whole records to a transport, optionally with another message stream id or without sound or picture."""
+
+    __slots__ = ("_audio", "_msid", "_transport", "_video")
+
+    def __init__(
+        self,
+        transport: asyncio.WriteTransport,
+        stream: Stream,
+        lane: Lane,
+        owner: ViewerOwner,
+        counters: Counters,
+        stall: float,
+        *,
+        msid: int = PLAY_MSID,
+    ) -> None:
+        super().__init__(stream, lane, owner, counters, stall)
+        self._transport = transport
+        self._msid = msid
+        self._audio = True
+        self._video = True
+
+    def receive(self, audio: bool, video: bool) -> None:
+        """7.2.2.4, 7.2.2.5: leave out what the player does not want; a picture comes back at a join point."""
+        if video and not self._video:
+            self.jump()
+        self._audio, self._video = audio, video
+        self.ready = False
+
+    def take_over(self, viewer: KernelViewer) -> None:
+        """Go on where ``viewer`` is, which leaves."""
+        self._started = viewer._started
+        self._generation = viewer._generation
+        self._jumping = viewer._jumping
+        self.paused = viewer.paused
+        self._ending = viewer._ending
+        self._move(viewer.segment, viewer.offset)
+        self.sent = -self.offset
+        viewer.leave()
+
+    def serve(self, now: float) -> bool:
+        if not self._owner.transport_free() or (not self._started and not self._owner.writable()):
+            return self._blocked(now)
+        while True:
+            if self._transport.get_write_buffer_size() > _HIGH_WATER:
+                return self._blocked(now)
+            self._blocked_since = 0.0
+            if self.paused:
+                self._at_end()
+                return False
+            if self._jumping:
+                self._jumping = False
+                self._move(None, 0)
+            segment = self.segment
+            if segment is None:
+                parts = self._join()
+                if parts is None:
+                    self._at_end()
+                    return False
+                self._transport.write(parts[0])
+                self._write(parts[1])
+            elif segment.evicted:
+                self._skip()
+            elif self.offset < segment.size:
+                self._send(segment)
+            elif segment.next is not None:
+                self._move(segment.next, 0)
+            else:
+                self._at_end()
+                return False
+
+    def _send(self, segment: Segment) -> None:
+        count = min(segment.size - self.offset, _READ)
+        data = segment.read(self.offset, count)
+        used = self._write(data)
+        if not used:  # one record longer than a read
+            data = segment.read(self.offset, segment.size - self.offset)
+            used = self._write(data)
+        self.offset += used
+
+    def _write(self, data: bytes) -> int:
+        """Write the whole records in ``data`` that the player wants; how many bytes of ``data`` they took."""
+        out: list[bytes] = []
+        used = 0
+        for type, start, end in self.lane.form.records(data):
+            used = end
+            if (type == AUDIO and not self._audio) or (type == VIDEO and not self._video):
+                continue
+            record = data[start:end]
+            out.append(with_msid(record, self._msid) if self._msid != PLAY_MSID else record)
+        if out:
+            self._transport.write(b"".join(out))
+        return used
