@@ -1,0 +1,468 @@
+"""The viewers' HTTP server: HTTP-FLV, HLS and the player page.
+
+``/app/stream.flv``                                  HTTP-FLV
+``/app/stream.m3u8``, ``/app/stream/index.m3u8``     HLS media playlist
+``/app/stream/FILE``                                 HLS segment or initialization section
+``/``, ``/_page/FILE``, ``/_page/streams.json``      the page
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import mimetypes
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.web_protocol import RequestHandler
+
+from hls.audience import Audience
+from hls.live import HlsService, Reply
+from hls.settings import HlsSettings
+from hls.viewer import FlvViewer
+from pyrtmp.aio.connection import set_keepalive
+from pyrtmp.aio.server import Server, bind
+from pyrtmp.errors import RefusedError
+from pyrtmp.hooks import Request
+from pyrtmp.names import StreamKey, make_key, problem
+from pyrtmp.stream import Stream
+
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'self'; media-src 'self' blob:; worker-src 'self' blob:; script-src 'self'; img-src 'self' data:; "
+    "object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
+)
+
+HEADER_SECONDS: Final = 10.0
+"""From accept to the first whole request head (nginx: 60, SRS: none)."""
+
+KEEPALIVE_SECONDS: Final = 75.0
+"""From one answer to the next whole request head (nginx: 75)."""
+
+_SEGMENT_SUFFIXES: Final = (".ts", ".m4s", ".mp4")
+_METHODS: Final = "GET, HEAD, OPTIONS"
+_TICK_SECONDS: Final = 1.0
+
+
+class ViewerSite:
+    """Serves viewers of the streams in ``server.hub``.
+
+    ``streams`` gives what the page lists, as plain data for JSON.  ``header_seconds`` is the deadline for a
+    connection's first request head.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        hls: HlsSettings | None = None,
+        cors_origins: Sequence[str] = ("*",),
+        streams: Callable[[], list[dict[str, Any]]] = list,
+        rtmp_port: int = 1935,
+        version: str = "",
+        header_seconds: float = HEADER_SECONDS,
+    ) -> None:
+        settings = hls or HlsSettings()
+        self._server = server
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hls-mux")
+        self.hls = HlsService(server.hub, settings, self._executor)
+        self.audience = Audience(max(3 * settings.max_fragment, settings.window))
+        self._origins = frozenset(cors_origins)
+        self._headers = {"X-Content-Type-Options": "nosniff", "Server": "pyrtmp"}
+        if "*" in self._origins:
+            self._headers["Access-Control-Allow-Origin"] = "*"
+        self._streams = streams
+        self._rtmp_port = rtmp_port
+        self._version = version
+        self._page = {file.name: file for file in _page_files()}
+        self._header_seconds = header_seconds
+        self._connections: _Connections | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._servers: list[asyncio.Server] = []
+        self._closing = asyncio.Event()
+
+    async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        """Listen on ``host``:``port``; may be called again for another address.  Raises ``OSError``."""
+        loop = asyncio.get_running_loop()
+        sockets = bind(host, port)
+        if self._connections is None:
+            self._connections = _Connections(self._answer, self._server)
+            self._ticker = loop.call_later(_TICK_SECONDS, self._tick)
+        for sock in sockets:
+            self._servers.append(
+                await loop.create_server(
+                    self._connections, sock=sock, backlog=1024, ssl=tls,
+                    ssl_handshake_timeout=self._header_seconds if tls else None,
+                )
+            )
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens."""
+        return [sock.getsockname()[:2] for server in self._servers for sock in server.sockets]
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; connections go on."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    async def close(self) -> None:
+        """Stop; waiting requests are answered, viewers have been ended by ``Server.close``."""
+        self._closing.set()
+        self.stop_accepting()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.hls.close()
+        if self._connections is not None:
+            self._connections.pre_shutdown()
+            await self._connections.shutdown(1.0)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _tick(self) -> None:
+        assert self._connections is not None
+        self._connections.expire(monotonic() - self._header_seconds)
+        self._ticker = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._tick)
+
+    # Requests
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert self._connections is not None
+        self._connections.asked(request.protocol)
+        try:
+            if request.method in ("GET", "HEAD"):
+                return await self._get(request)
+            if request.method == "OPTIONS":
+                return self._options(request)
+            raise _Refused(405, "this server answers GET, HEAD and OPTIONS")
+        except _Refused as refusal:
+            response = self._response(
+                request, refusal.status, f"{refusal.why}\n".encode(), "text/plain; charset=utf-8", "no-store"
+            )
+            if refusal.status == 405:
+                response.headers["Allow"] = _METHODS
+            elif refusal.status == 503:
+                response.headers["Retry-After"] = "1"
+            return response
+
+    async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path[1:]
+        if path.endswith(".flv"):
+            return await self._flv(request, self._key(path.removesuffix(".flv")))
+        if path.endswith("/index.m3u8"):
+            return await self._playlist(request, self._key(path.removesuffix("/index.m3u8")), "")
+        if path.endswith(".m3u8"):
+            key = self._key(path.removesuffix(".m3u8"))
+            return await self._playlist(request, key, f"{key.name}/")
+        if path.endswith(_SEGMENT_SUFFIXES):
+            folder, _, file = path.rpartition("/")
+            return await self._segment(request, self._key(folder), file)
+        if not path:
+            return self._file(request, "index.html")
+        if path == "_page/streams.json":
+            return self._list(request)
+        if path.startswith("_page/"):
+            return self._file(request, path.removeprefix("_page/").removeprefix("vendor/"))
+        if path == "favicon.ico":  # the page brings its icon along; browsers ask all the same
+            return self._response(request, 204, b"", "", "max-age=86400")
+        raise _Refused(404, "there is no such page; streams are /app/stream.flv and /app/stream.m3u8")
+
+    def _options(self, request: web.BaseRequest) -> web.Response:
+        response = self._response(request, 204, b"", "", "")
+        response.headers.update({
+            "Access-Control-Allow-Methods": _METHODS,
+            "Access-Control-Allow-Headers": "Range, Content-Type",
+            "Access-Control-Max-Age": "86400",
+        })
+        return response
+
+    def _head(self, request: web.BaseRequest, content_type: str, cache_control: str) -> dict[str, str]:
+        headers = self._headers.copy()
+        if content_type:
+            headers["Content-Type"] = content_type
+        if cache_control:
+            headers["Cache-Control"] = cache_control
+        if "*" not in self._origins and self._origins:
+            origin = request.headers.get("Origin", "")
+            if origin in self._origins:
+                headers["Access-Control-Allow-Origin"] = origin
+            headers["Vary"] = "Origin"
+        return headers
+
+    def _response(
+        self, request: web.BaseRequest, status: int, body: bytes, content_type: str, cache_control: str, etag: str = ""
+    ) -> web.Response:
+        headers = self._head(request, content_type, cache_control)
+        if etag:
+            headers["ETag"] = etag
+            if status == 200 and _matches(request.headers.get("If-None-Match", ""), etag):
+                return web.Response(status=304, headers=headers)
+        return web.Response(status=status, body=body or None, headers=headers)
+
+    # The page
+
+    def _file(self, request: web.BaseRequest, name: str) -> web.Response:
+        file = self._page.get(name)
+        if file is None:
+            raise _Refused(404, "the page has no such file")
+        response = self._response(request, 200, file.body, file.content_type, "no-cache", file.etag)
+        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    def _list(self, request: web.BaseRequest) -> web.Response:
+        facts = {"streams": self._streams(), "rtmp_port": self._rtmp_port, "version": self._version}
+        return web.json_response(facts, headers=self._head(request, "", "no-store"))
+
+    # Media
+
+    def _key(self, path: str) -> StreamKey:
+        wrong = problem(path, self._server.limits.max_name_bytes)
+        if wrong:
+            raise _Refused(400, wrong)
+        app, _, name = path.rpartition("/")
+        if not app:
+            raise _Refused(404, "a stream's address has an application and a name: /app/stream")
+        return make_key(app, name)
+
+    def _asked(self, request: web.BaseRequest, key: StreamKey, protocol: str) -> Request:
+        return Request(
+            self._server.new_id(), request.remote or "unix", protocol, key.app, key, request.rel_url.raw_query_string,
+            dict(request.headers),
+        )
+
+    async def _allow(self, asked: Request) -> None:
+        """Ask the hook.  Raises ``_Refused``."""
+        hook = self._server.hooks.on_play
+        if hook is None:
+            return
+        try:
+            answer = hook(asked)
+            if inspect.isawaitable(answer):
+                await answer
+        except RefusedError as error:
+            self._server.counters.refused["play"] += 1
+            raise _Refused(403, f"{error.code}: {error}") from None
+        except Exception as error:
+            self._server.journal.error("hook_failed", conn=asked.client, error=repr(error))
+            raise _Refused(403, "the server could not decide") from None
+
+    async def _flv(self, request: web.BaseRequest, key: StreamKey) -> web.StreamResponse:
+        asked = self._asked(request, key, "flv")
+        await self._allow(asked)
+        headers = self._head(request, "video/x-flv", "no-store")
+        # No length and no chunks: the body ends with the connection (RFC 9112, 6.3), which HTTP/1.0 knows as well.
+        headers |= {"X-Accel-Buffering": "no", "Connection": "close"}
+        head = "HTTP/1.1 200 OK\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+        transport = request.transport
+        if request.method == "HEAD":
+            stream = self._server.hub.find(*key)
+            if stream is None or not stream.live:
+                raise _Refused(404, f"{key} is not published")
+            if transport is not None:
+                transport.write(head.encode())
+            return _TakenOver()
+        stream = await self._live(key)
+        if not self._server.may_accept(asked.address):
+            raise _Refused(503, "the server takes no more viewers")
+        if transport is None or transport.is_closing():
+            return _TakenOver()
+        agent = request.headers.get("User-Agent", "")[:128]
+        if transport.get_write_buffer_size() and not await self._drained(request, transport):
+            return _TakenOver()
+        viewer = FlvViewer(self._server, stream, transport, asked, agent, head.encode())
+        if viewer.done is None:
+            request.protocol.force_close()  # not to wait for the rest of a body, nor to read what we read
+            return _TakenOver()
+        try:
+            await viewer.done
+        finally:
+            viewer.close("gone")
+        return _TakenOver()
+
+    async def _drained(self, request: web.BaseRequest, transport: asyncio.Transport) -> bool:
+        """Wait until the answers to the requests before have left; whether they did."""
+        transport.set_write_buffer_limits(0)
+        try:
+            async with asyncio.timeout(self._server.timeouts.write_stall):
+                await request.writer.drain()
+        except (TimeoutError, ConnectionError):
+            transport.abort()
+            return False
+        return True
+
+    async def _live(self, key: StreamKey) -> Stream:
+        """The stream once somebody publishes it; 404 when nobody does in time."""
+        try:
+            stream = self._server.hub.open(key, monotonic())
+        except RefusedError as error:
+            raise _Refused(404, str(error)) from None
+        if stream.live:
+            return stream
+        over = asyncio.Event()
+        stream.wait(over.set)
+        closing = asyncio.ensure_future(self._closing.wait())
+        closing.add_done_callback(lambda _: over.set())
+        try:
+            async with asyncio.timeout(self._server.hub.settings.play_wait_seconds):
+                await over.wait()
+        except TimeoutError:
+            self._server.counters.refused["play_timeout"] += 1
+        finally:
+            closing.cancel()
+            stream.stop_waiting(over.set)
+        if not stream.live:
+            raise _Refused(404, f"{key} is not published")
+        return stream
+
+    async def _playlist(self, request: web.BaseRequest, key: StreamKey, prefix: str) -> web.Response:
+        if self._server.hooks.on_play is not None:
+            await self._allow(self._asked(request, key, "hls"))
+        query = request.rel_url.raw_query_string
+        return self._reply(request, key, await self.hls.playlist(key.app, key.name, query=query, prefix=prefix))
+
+    async def _segment(self, request: web.BaseRequest, key: StreamKey, file: str) -> web.Response:
+        if self._server.hooks.on_play is not None:
+            await self._allow(self._asked(request, key, "hls"))
+        return self._reply(request, key, await self.hls.segment(key.app, key.name, file))
+
+    def _reply(self, request: web.BaseRequest, key: StreamKey, reply: Reply) -> web.Response:
+        if reply.status != 200:
+            raise _Refused(reply.status, reply.body.decode().strip())
+        response = self._response(request, 200, reply.body, reply.content_type, reply.cache_control, reply.etag)
+        server = self._server
+        sent = len(reply.body) if response.status == 200 and request.method == "GET" else 0
+        address = request.remote or "unix"
+        agent = request.headers.get("User-Agent", "")[:128]
+        if self.audience.saw(key, address, agent, sent):
+            server.counters.plays["hls"] += 1
+            server.journal.info(
+                "play", conn=server.new_id(), address=address, stream=str(key), agent=agent, protocol="hls"
+            )
+        server.counters.bytes_out["hls"] += sent
+        return response
+
+
+class _Connections(web.Server):
+    """Keeps the HTTP connections, and the deadline of those that have not asked for anything yet.
+
+    After the first request aiohttp's own keep-alive timer counts.
+    """
+
+    def __init__(self, answer: Callable[[web.BaseRequest], Any], server: Server) -> None:
+        super().__init__(
+            answer, handler_cancellation=True, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS,
+            tcp_keepalive=False,
+        )
+        self._rtmp = server
+        self._silent: dict[RequestHandler, float] = {}
+
+    def __call__(self) -> RequestHandler:
+        return _Handler(self, self._rtmp, loop=asyncio.get_running_loop(), **self._kwargs)
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._silent[handler] = monotonic()
+        # Also bounds how long a player may leave an answer unread.
+        set_keepalive(transport.get_extra_info("socket"), self._rtmp.timeouts.write_stall)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._silent.pop(handler, None)
+
+    def asked(self, handler: RequestHandler) -> None:
+        """A whole request head came."""
+        self._silent.pop(handler, None)
+
+    def expire(self, before: float) -> None:
+        """Close connections made before that time that have not asked for anything."""
+        for handler, since in list(self._silent.items()):
+            if since > before:
+                return  # in order of age
+            del self._silent[handler]
+            self._rtmp.counters.refused["http_timeout"] += 1
+            handler.force_close()
+
+
+class _Handler(RequestHandler):
+    """A connection whose failures go to the journal: one line for what a peer does, no traceback."""
+
+    __slots__ = ("_rtmp",)
+
+    def __init__(self, manager: web.Server, server: Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._rtmp = server
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is not HTTP, and what failed here; always the connection's last answer."""
+        if status < 500:
+            self._rtmp.counters.refused["http_malformed"] += 1
+            self._rtmp.journal.warning("http_malformed", address=request.remote or "unix", error=type(exc).__name__)
+            why = "the request is not valid HTTP"
+        else:
+            self._rtmp.counters.refused["internal"] += 1
+            self._rtmp.journal.error("internal_error", address=request.remote or "unix", error=repr(exc))
+            why = "the server failed to answer"
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("an answer had begun")
+        response = web.Response(status=status, text=f"{why}\n", headers={"Server": "pyrtmp"})
+        response.force_close()
+        return response
+
+
+class _TakenOver(web.StreamResponse):
+    """Tells aiohttp that the request was answered by somebody else: nothing to write, forget the connection."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        self.force_close()
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+class _Refused(Exception):
+    """A refusal with its reason as the body."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+        self.why = why
+
+
+class _File(NamedTuple):
+    name: str
+    body: bytes
+    content_type: str
+    etag: str
+
+
+def _page_files() -> Iterator[_File]:
+    page = files("hls") / "page"
+    for folder in (page, page / "vendor"):
+        for entry in folder.iterdir():
+            if entry.is_file() and not entry.name.endswith(".md"):
+                body = entry.read_bytes()
+                yield _File(entry.name, body, _content_type(entry.name), f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+
+
+def _content_type(name: str) -> str:
+    guessed = mimetypes.guess_type(name)[0] or "text/plain"
+    if name.endswith(".js"):
+        guessed = "text/javascript"
+    return f"{guessed}; charset=utf-8" if guessed.startswith("text/") else guessed
+
+
+def _matches(condition: str, etag: str) -> bool:
+    """If-None-Match, by weak comparison (RFC 9110, 13.1.2): a list of tags, each maybe weak, or ``*``."""
+    if not condition:
+        return False
+    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in condition.split(","))
