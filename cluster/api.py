@@ -1,0 +1,393 @@
+"""The HTTP API for operators: health, metrics, streams, clients.
+
+Field names follow the HTTP API of SRS where it has them (``recv_30s``, ``live_ms``); what SRS does not have is added.
+Every answer but the metrics is JSON, errors too: ``{"code": 404, "error": "...", "server": ...}``; ``code`` is 0 when
+all is well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import os
+import resource
+import time
+from http import HTTPStatus
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from cluster.facts import ClientFacts, Facts, StreamFacts, viewers_by_protocol
+from cluster.metrics import CONTENT_TYPE, Metrics
+from pyrtmp.codecs import AudioInfo, VideoInfo
+from pyrtmp.stream import State
+
+DEFAULT_COUNT: Final = 100
+"""Entries of a list unless the query says ``count``."""
+MAX_COUNT: Final = 10_000
+"""Most entries of one list."""
+
+_KEEPALIVE_SECONDS: Final = 15.0
+"""A connection that asks nothing for so long is closed; also one that never asked."""
+_MAX_BODY_BYTES: Final = 1024
+"""No request here has a body."""
+_MAX_CONNECTIONS: Final = 256
+"""Operators, scrapers and balancers need few; any more are closed when they are accepted."""
+
+_OPEN_PATHS: Final = ("/healthz", "/readyz")
+"""Asked by balancers and container runtimes, which carry no token and may call this host by any name."""
+
+_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "pyrtmp"}
+
+# How SRS spells them
+_CODEC_NAMES: Final = {"h264": "H264", "hevc": "HEVC", "aac": "AAC", "mp3": "MP3", "opus": "Opus", "av1": "AV1"}
+
+
+class Operations(Protocol):
+    """What the API may do; ``cluster.node.Node`` does it."""
+
+    def ready(self) -> bool:
+        """Whether new clients are welcome."""
+
+    def kick_client(self, id: str) -> bool:
+        """Close a client's connection; whether there was one."""
+
+    def end_stream(self, app: str, name: str) -> bool:
+        """End a stream and let its publisher and viewers go; whether there was one."""
+
+
+class Api:
+    """The API of one node.  ``token`` "" lets everybody in who can connect."""
+
+    def __init__(
+        self, operations: Operations, facts: Facts, metrics: Metrics, *, node: str, version: str, token: str = ""
+    ) -> None:
+        self._operations = operations
+        self._facts = facts
+        self._metrics = metrics
+        self._version = version
+        self._token = token.encode()
+        self._common = {"server": node, "service": f"pyrtmp-{os.getpid()}", "pid": str(os.getpid())}
+        self._started = monotonic()
+        app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._answer_errors, self._admit])
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._get_metrics),
+                web.get("/api/v1/version", self._get_version),
+                web.get("/api/v1/versions", self._get_version),
+                web.get("/api/v1/summaries", self._get_summaries),
+                web.get("/api/v1/streams", self._get_streams),
+                web.get("/api/v1/streams/", self._get_streams),
+                web.get("/api/v1/streams/{key:.+}", self._get_stream),
+                web.delete("/api/v1/streams/{key:.+}", self._delete_stream),
+                web.get("/api/v1/clients", self._get_clients),
+                web.get("/api/v1/clients/", self._get_clients),
+                web.get("/api/v1/clients/{id}", self._get_client),
+                web.delete("/api/v1/clients/{id}", self._delete_client),
+            ]
+        )
+        self._runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=_KEEPALIVE_SECONDS, handler_cancellation=True, shutdown_timeout=1.0
+        )
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens."""
+        if self._listener is None:
+            return []
+        return [(str(name[0]), int(name[1])) for name in (sock.getsockname() for sock in self._listener.sockets)]
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen on ``host``:``port`` (0: any free one).  Raises ``OSError``."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(self._accept, host, port, backlog=_MAX_CONNECTIONS)
+
+    async def close(self) -> None:
+        """Stop listening; requests under way get a second to end."""
+        if self._listener is not None:
+            self._listener.close()
+        await self._runner.cleanup()
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        if server is None or len(server.connections) >= _MAX_CONNECTIONS:
+            return _TurnedAway()
+        return server()
+
+    # Around every request
+
+    @web.middleware
+    async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """What aiohttp would say in plain text, as JSON."""
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            reason = error.text or error.reason
+            if error.status in _REASONS and (not error.text or error.text.startswith(f"{error.status}:")):
+                reason = _REASONS[error.status]
+            kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
+            return self._json({"code": error.status, "error": reason}, error.status, kept)
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in _OPEN_PATHS:
+            return await handler(request)
+        if self._token:
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            given = token.strip().encode("utf-8", "surrogateescape")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._token):
+                raise web.HTTPUnauthorized(
+                    text='this needs the header "Authorization: Bearer TOKEN" with the token of api.token',
+                    headers={"WWW-Authenticate": 'Bearer realm="pyrtmp"'},
+                )
+        elif not _is_local_name(request.host):
+            # A web page elsewhere may give this machine a name of its own (DNS rebinding) and have a browser ask.
+            raise web.HTTPForbidden(text="without api.token the API is asked by address or as localhost, not by name")
+        return await handler(request)
+
+    def _json(
+        self, fields: dict[str, Any], status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
+    ) -> web.Response:
+        return web.Response(
+            body=json.dumps({"code": 0, **self._common, **fields}, default=str).encode() + b"\n",
+            status=status,
+            content_type="application/json",
+            headers={**_HEADERS, **(headers or {})},
+        )
+
+    # Health
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        if self._operations.ready():
+            return web.Response(text="ready\n")
+        return web.Response(text="draining\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.page(), headers={"Content-Type": CONTENT_TYPE})
+
+    # About the node
+
+    async def _get_version(self, request: web.Request) -> web.Response:
+        numbers = [int(part) if part.isdecimal() else 0 for part in (*self._version.split("."), "0", "0")][:3]
+        fields = dict(zip(("major", "minor", "revision"), numbers, strict=True))
+        return self._json({"data": {**fields, "version": self._version}})
+
+    async def _get_summaries(self, request: web.Request) -> web.Response:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        streams = self._facts.streams()
+        clients = self._facts.clients()
+        return self._json({
+            "data": {
+                "ok": True,
+                "now_ms": int(time.time() * 1000),
+                "ready": self._operations.ready(),
+                "self": {
+                    "version": self._version,
+                    "pid": os.getpid(),
+                    "ppid": os.getppid(),
+                    "uptime": round(monotonic() - self._started, 1),
+                    "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+                    "mem_kbyte": _resident_kbyte(),
+                },
+                "streams": {
+                    "total": len(streams),
+                    "live": sum(stream.state == State.LIVE.value for stream in streams),
+                    "waiting_viewers": sum(stream.waiting for stream in streams),
+                },
+                "clients": {
+                    "total": len(clients),
+                    "publishers": sum(client.role == "publish" for client in clients),
+                    "viewers": viewers_by_protocol(streams),
+                },
+                "kbps": {
+                    "recv_30s": round(sum(stream.kbps_in_30s for stream in streams)),
+                    "send_30s": round(sum(stream.kbps_out_30s for stream in streams)),
+                },
+            }
+        })  # fmt: skip
+
+    # Streams
+
+    async def _get_streams(self, request: web.Request) -> web.Response:
+        start, count = _page(request)
+        return self._json({"streams": [_stream(each) for each in self._facts.streams(start, count)]})
+
+    async def _get_stream(self, request: web.Request) -> web.Response:
+        app, _, name = request.match_info["key"].rpartition("/")
+        stream = self._facts.stream(app, name)
+        if stream is None:
+            raise _no_stream()
+        return self._json({"stream": {**_stream(stream), "metadata": _plain(stream.metadata)}})
+
+    async def _delete_stream(self, request: web.Request) -> web.Response:
+        app, _, name = request.match_info["key"].rpartition("/")
+        if not self._operations.end_stream(app, name):
+            raise _no_stream()
+        return self._json({})
+
+    # Clients
+
+    async def _get_clients(self, request: web.Request) -> web.Response:
+        start, count = _page(request)
+        return self._json({"clients": [_client(each) for each in self._facts.clients(start, count)]})
+
+    async def _get_client(self, request: web.Request) -> web.Response:
+        client = self._facts.client(request.match_info["id"])
+        if client is None:
+            raise _no_client()
+        return self._json({"client": _client(client)})
+
+    async def _delete_client(self, request: web.Request) -> web.Response:
+        if not self._operations.kick_client(request.match_info["id"]):
+            raise _no_client()
+        return self._json({})
+
+
+class _TurnedAway(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+_REASONS: Final = {
+    404: "there is nothing at this path; see /api/v1/streams, /api/v1/clients, /api/v1/summaries, /api/v1/version",
+    405: "this path does not take this method; the header Allow names those that it takes",
+    413: "no request here needs a body",
+}
+
+
+def _no_stream() -> web.HTTPNotFound:
+    return web.HTTPNotFound(text="there is no such stream; /api/v1/streams has them all, as app/name")
+
+
+def _no_client() -> web.HTTPNotFound:
+    return web.HTTPNotFound(text="there is no such client; /api/v1/clients has them all")
+
+
+def _page(request: web.Request) -> tuple[int, int]:
+    """``start`` and ``count`` of the query, as SRS has them."""
+    numbers = []
+    for name, default, highest in (("start", 0, 10**9), ("count", DEFAULT_COUNT, MAX_COUNT)):
+        text = request.query.get(name, str(default))
+        if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= highest):
+            raise web.HTTPBadRequest(text=f"{name} should be a number from 0 to {highest}")
+        numbers.append(int(text))
+    return numbers[0], numbers[1]
+
+
+def _is_local_name(host: str) -> bool:
+    """Whether a Host header holds an address or ``localhost``, not a name that somebody gave this machine."""
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name.lower() == "localhost"
+    return True
+
+
+def _stream(stream: StreamFacts) -> dict[str, Any]:
+    return {
+        "id": str(stream.key),
+        "name": stream.key.name,
+        "vhost": "__defaultVhost__",
+        "app": stream.key.app,
+        "live_ms": int(time.time() * 1000),
+        "clients": stream.total_viewers + stream.waiting + (1 if stream.publisher else 0),
+        "frames": stream.video_frames,
+        "send_bytes": stream.bytes_out,
+        "recv_bytes": stream.bytes_in,
+        "kbps": {"recv_30s": round(stream.kbps_in_30s), "send_30s": round(stream.kbps_out_30s)},
+        "publish": {"active": bool(stream.publisher), "cid": stream.publisher},
+        "video": _video(stream.video),
+        "audio": _audio(stream.audio),
+        # Not in SRS
+        "state": stream.state,
+        "uptime": round(stream.uptime, 1),
+        "publishes": stream.publishes,
+        "recv_kbps": stream.kbps_in,
+        "fps": stream.fps,
+        "gop_ms": stream.gop_ms,
+        "viewers": {"total": stream.total_viewers, **stream.viewers},
+        "waiting": stream.waiting,
+    }
+
+
+def _video(info: VideoInfo | None) -> dict[str, Any] | None:
+    if info is None:
+        return None
+    return {
+        "codec": _codec_name(info.codec),
+        "profile": info.profile,
+        "level": info.level,
+        "width": info.width,
+        "height": info.height,
+    }
+
+
+def _audio(info: AudioInfo | None) -> dict[str, Any] | None:
+    if info is None:
+        return None
+    return {
+        "codec": _codec_name(info.codec),
+        "sample_rate": info.sample_rate,
+        "channel": info.channels,
+        "profile": info.profile,
+    }
+
+
+def _codec_name(codec: str) -> str:
+    return _CODEC_NAMES.get(codec, codec.upper())
+
+
+def _client(client: ClientFacts) -> dict[str, Any]:
+    kinds = {"publish": "publish", "play": f"{client.protocol}-play"}
+    return {
+        "id": client.id,
+        "vhost": "__defaultVhost__",
+        "stream": str(client.key) if client.key is not None else "",
+        "ip": client.address,
+        "url": f"/{client.key}" if client.key is not None else "",
+        "name": client.key.name if client.key is not None else "",
+        "type": kinds.get(client.role, client.role),
+        "publish": client.role == "publish",
+        "alive": round(client.seconds, 1),
+        "send_bytes": client.bytes_out,
+        "recv_bytes": client.bytes_in,
+        "kbps": {"recv_30s": round(client.kbps_in_30s), "send_30s": round(client.kbps_out_30s)},
+        # Not in SRS
+        "protocol": client.protocol,
+        "role": client.role,
+        "agent": client.agent,
+    }
+
+
+def _plain(metadata: Any) -> dict[str, Any]:
+    """The publisher's metadata as far as it is plain: numbers, truth values and short texts, 64 of them."""
+    plain: dict[str, Any] = {}
+    for name, value in list(metadata.items())[:64]:
+        if isinstance(value, str):
+            plain[str(name)[:64]] = value[:256]
+        elif isinstance(value, bool | int) or (isinstance(value, float) and abs(value) < 1e300):
+            plain[str(name)[:64]] = value
+    return plain
+
+
+def _resident_kbyte() -> int:
+    """Memory of this process in RAM, KiB; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() // 1024
+    except OSError:
+        return 0

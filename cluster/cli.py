@@ -1,0 +1,278 @@
+"""The command ``pyrtmp``.
+
+Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration.  What a command needs is imported when it runs, so that
+``pyrtmp --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cluster.config import Config
+    from cluster.node import Node
+    from cluster.remote import Remote
+
+OK, FAILED, WRONG = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        return FAILED
+    except BrokenPipeError:
+        # Whoever read the output has enough (pyrtmp streams | head); Python must not complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyrtmp",
+        description="A live media server: takes streams by RTMP, serves them by RTMP, HTTP-FLV and HLS.",
+        epilog="Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(command=run)
+        return command
+
+    serve = add("serve", _serve, "run a node")
+    _add_settings(serve)
+    serve.add_argument("--demo", action="store_true", help="publish a moving test picture with sound as live/demo")
+
+    check = add("check", _check, "look for mistakes in a configuration file")
+    check.add_argument("file", type=Path, metavar="FILE")
+
+    publish = add("publish", _publish, "push a media file to an RTMP server in real time")
+    publish.add_argument("source", type=Path, metavar="FILE", help="FLV, MP4, MKV, MPEG-TS, ...")
+    publish.add_argument("url", metavar="URL", help="rtmp://host/app/stream")
+    publish.add_argument("--loop", action="store_true", help="begin again at the end of the file")
+
+    probe = add("probe", _probe, "play a stream and report what arrives")
+    probe.add_argument("url", metavar="URL", help="rtmp://host/app/stream or http://host:8080/app/stream.flv")
+    probe.add_argument("--seconds", type=_seconds, default=10.0, help="how long to watch (10)")
+    probe.add_argument("--json", action="store_true", help="report as JSON")
+
+    for name, run, text in (
+        ("status", _status, "say how a running node is"),
+        ("streams", _streams, "list the streams of a running node"),
+        ("kick", _kick, "close a client's connection, or end a stream"),
+    ):
+        command = add(name, run, text)
+        _add_settings(command)
+        command.add_argument("--api", metavar="URL", help="where the node's API is (from the settings)")
+        if name == "kick":
+            command.add_argument("target", metavar="ID", help="id of a client, or app/stream")
+        else:
+            command.add_argument("--json", action="store_true", help="what the API answers, as it is")
+
+    add("version", _version, "say which version this is")
+    return parser
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="the settings, as TOML")
+    command.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE",
+        help="one setting; may be given again",
+    )  # fmt: skip
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"should be a number of seconds, at most 86400, not {text!r}")
+    return seconds
+
+
+def _complain(message: object) -> None:
+    print(f"pyrtmp: {message}", file=sys.stderr)
+
+
+def _load(path: Path | None, overrides: list[str]) -> Config | None:
+    """The settings, or None when every mistake in them has been told."""
+    from cluster.config import ConfigError, load
+
+    try:
+        return load(path, overrides, os.environ)
+    except ConfigError as error:
+        for problem in error.problems:
+            _complain(problem)
+        return None
+
+
+# A node
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    config = _load(arguments.config, arguments.overrides)
+    if config is None:
+        return WRONG
+    from cluster import logs
+    from cluster.config import load
+    from cluster.node import StartError, serve
+
+    logs.configure(level=config.log.level, format=config.log.format)
+    try:
+        serve(
+            config,
+            demo=arguments.demo,
+            reload=lambda: load(arguments.config, arguments.overrides, os.environ),
+            announce=lambda node: _announce(node, arguments.demo),
+        )
+    except StartError as error:
+        _complain(error)
+        return FAILED
+    return OK
+
+
+def _announce(node: Node, demo: bool) -> None:
+    from cluster.banner import banner
+    from cluster.node import VERSION
+
+    print(
+        banner(version=VERSION, rtmp=node.rtmp_address, http=node.http_address, api=node.api_address, demo=demo),
+        flush=True,
+    )
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    if _load(arguments.file, []) is None:
+        return WRONG
+    print(f"{arguments.file} is fine.")
+    return OK
+
+
+# Streams
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from cluster.publish import SourceError, publish
+    from pyrtmp.errors import LocalError, RtmpError
+
+    def started() -> None:
+        print(f"Publishing {arguments.source} to {arguments.url}", flush=True)
+
+    try:
+        done = asyncio.run(publish(arguments.source, arguments.url, repeat=arguments.loop, started=started))
+    except LocalError as error:
+        _complain(error)
+        return WRONG
+    except (SourceError, RtmpError, OSError, TimeoutError) as error:
+        _complain(_network_reason(error, arguments.url))
+        return FAILED
+    print(f"Published {done.seconds:.1f} s: {done.messages} messages, {done.bytes / 1e6:.2f} MB")
+    return OK
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    import asyncio
+    import json
+
+    from cluster.probe import probe
+    from pyrtmp.errors import LocalError, RtmpError
+
+    try:
+        report = asyncio.run(probe(arguments.url, arguments.seconds))
+    except LocalError as error:
+        _complain(error)
+        return WRONG
+    except (RtmpError, OSError, TimeoutError) as error:
+        _complain(_network_reason(error, arguments.url))
+        return FAILED
+    print(json.dumps(report.as_json(), indent=2) if arguments.json else report.as_text())
+    return OK if report.is_playing else FAILED
+
+
+def _network_reason(error: Exception, url: str) -> str:
+    from pyrtmp.errors import PeerError, RefusedError
+
+    if isinstance(error, RefusedError):
+        return f"{url} was refused: {error.code}" + (f", {error}" if str(error) else "")
+    if isinstance(error, PeerError):
+        return f"{url}: what answers there does not speak as expected: {error}"
+    if isinstance(error, TimeoutError):
+        return f"{url}: no answer in time"
+    if isinstance(error, OSError):
+        return f"{url}: {error.strerror or error}"
+    return str(error)
+
+
+# A running node
+
+
+def _remote(arguments: argparse.Namespace) -> Remote | None:
+    from cluster.banner import reachable
+    from cluster.remote import Remote
+
+    config = _load(arguments.config, arguments.overrides)
+    if config is None:
+        return None
+    token = config.api.token.get_secret_value() if config.api.token is not None else ""
+    return Remote(arguments.api or f"http://{reachable(config.api.listen)}", token)
+
+
+def _ask(arguments: argparse.Namespace, path: str, method: str, text: Callable[[dict[str, object]], str]) -> int:
+    from cluster.remote import RemoteError
+
+    remote = _remote(arguments)
+    if remote is None:
+        return WRONG
+    try:
+        answer = remote.ask(path, method)
+    except (RemoteError, ValueError) as error:  # ValueError: not a URL
+        _complain(error)
+        return FAILED
+    if getattr(arguments, "json", False):
+        import json
+
+        print(json.dumps(answer, indent=2))
+    else:
+        print(text(answer))
+    return OK
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from cluster.remote import status_text
+
+    return _ask(arguments, "/api/v1/summaries", "GET", status_text)
+
+
+def _streams(arguments: argparse.Namespace) -> int:
+    from cluster.remote import streams_text
+
+    return _ask(arguments, "/api/v1/streams?count=10000", "GET", streams_text)
+
+
+def _kick(arguments: argparse.Namespace) -> int:
+    from cluster.remote import kick_path
+
+    return _ask(arguments, kick_path(arguments.target), "DELETE", lambda answer: f"Kicked {arguments.target}.")
+
+
+def _version(arguments: argparse.Namespace) -> int:
+    from importlib.metadata import version
+
+    print(f"pyrtmp {version('pyrtmp-cluster')}")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""From sources to a ``Config``, or to everything that is wrong with them."""
+
+from __future__ import annotations
+
+import itertools
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError, create_model
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
+
+from cluster.config.errors import ConfigError, Problem
+from cluster.config.options import Option, options
+from cluster.config.settings import Config
+from cluster.config.sources import Layer, read_environment, read_file, read_overrides
+
+
+def load(path: Path | None, overrides: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """Read, check and merge all sources.
+
+    ``overrides`` are ``section.key=value``.  Raises ``ConfigError`` with every mistake found in any of them.
+    """
+    file = read_file(path) if path is not None else Layer()
+    layers = [read_overrides(overrides), read_environment(environ), file]
+    problems = [problem for layer in reversed(layers) for problem in layer.problems]
+
+    # The values that count, and where they come from.
+    values = {name: option.default for name, option in options().items()}
+    places: dict[str, str] = {}
+    for layer in reversed(layers):
+        values |= layer.values
+        places |= layer.places
+
+    # A key that is broken says nothing about the others; an unreadable file (no key) might have said anything.
+    broken = {problem.key for problem in problems}
+    for names, reason in _contradictions(values):
+        if not broken.intersection((*names, "")):
+            blamed = next(name for name in names if name in places)
+            problems.append(Problem(places[blamed], blamed, reason))
+
+    secrets: dict[str, Any] = {}
+    for name, option in options().items():
+        if option.is_secret and values[name] is None and values[f"{name}_file"] is not None:
+            place = places[f"{name}_file"]
+            directory = path.parent if path is not None and place == file.places.get(f"{name}_file") else Path()
+            try:
+                secrets[name] = _read_secret(option, directory / values[f"{name}_file"])
+            except ValueError as error:
+                problems.append(Problem(place, f"{name}_file", str(error)))
+    if not problems:
+        try:
+            return _merge([Layer(secrets), *layers])
+        except ValidationError as error:  # a section's own rule, in its __post_init__
+            for each in error.errors(include_url=False):
+                section = str(each["loc"][0])
+                place = next((place for name, place in places.items() if name.startswith(f"{section}.")), "default")
+                problems.append(Problem(place, section, each["msg"].removeprefix("Value error, ")))
+    raise ConfigError(problems)
+
+
+def _merge(layers: Sequence[Layer]) -> Config:
+    """Lay the sources over each other, the strongest first, and the defaults under them."""
+
+    class Layered(BaseSettings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return tuple(InitSettingsSource(settings_cls, layer.nested()) for layer in layers)
+
+    sections = typing.get_type_hints(Config)
+    fields: dict[str, Any] = {section: (cls, Field(default_factory=cls)) for section, cls in sections.items()}
+    merged = create_model("Merged", __base__=Layered, **fields)()
+    return Config(**{section: getattr(merged, section) for section in sections})
+
+
+# The first may be as large as the second, not larger.
+_ORDERED = (
+    ("egress.min_delay_ms", "egress.max_delay_ms"),
+    ("limits.max_command_bytes", "limits.max_message_bytes"),
+    ("stream.segment_bytes", "stream.log_bytes"),
+    ("hls.fragment", "hls.max_fragment"),
+    ("hls.fragment", "hls.window"),
+)
+
+
+def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong only together: the keys that take part (one of them is set), and why."""
+    for smaller, larger in _ORDERED:
+        if values[smaller] > values[larger]:
+            yield (smaller, larger), f"{smaller} ({values[smaller]}) is more than {larger} ({values[larger]})"
+    for one, other in itertools.combinations(("rtmp.listen", "http.listen", "api.listen"), 2):
+        if values[one].clashes(values[other]):
+            yield (one, other), f"{one} ({values[one]}) and {other} ({values[other]}) cannot be open together"
+    if values["api.token"] is not None and values["api.token_file"] is not None:
+        yield ("api.token_file", "api.token"), "api.token is set as well; only one of them may be"
+    if not values["api.listen"].is_loopback and values["api.token"] is None and values["api.token_file"] is None:
+        yield (
+            ("api.listen", "api.token", "api.token_file"),
+            f"other machines can reach {values['api.listen']}; that needs api.token or api.token_file",
+        )
+
+
+def _read_secret(option: Option, path: Path) -> SecretStr:
+    """The secret that a file holds; a newline at its end does not belong to it.  Raises ``ValueError``."""
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text") from None
+    try:
+        secret: SecretStr = option.check(text.strip(), strict=True)
+    except ValueError as error:
+        raise ValueError(f"the content of {path} {error}") from None
+    return secret

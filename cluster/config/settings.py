@@ -1,0 +1,238 @@
+"""Every setting of a node: the sections that belong to a node as a whole, and ``Config``, which holds all of them.
+
+The other sections are declared beside the code they steer.  A component is handed its own section, a plain dataclass,
+and never sees this package.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from cluster.config.text import GIB, KIB, MIB, toml
+from hls.settings import HlsSettings
+from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens: an IPv4 or IPv6 address or a host name, and a TCP port (0: any free one)."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: object) -> Address:
+        """Read ``host:port``, an IPv6 address in brackets.  Raises ``ValueError`` with the reason."""
+        if isinstance(text, Address):
+            return text
+        if not isinstance(text, str):
+            raise ValueError(f"should be text such as \"0.0.0.0:1935\" or \"[::]:1935\", not {toml(text)}")
+        match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", text)
+        if match is None:
+            hint = " (an IPv6 address stands in brackets)" if text.count(":") > 1 and "[" not in text else ""
+            raise ValueError(f"should be host:port, such as 0.0.0.0:1935 or [::]:1935{hint}, not {toml(text)}")
+        bracketed, plain, port = match[1], match[2], int(match[3])
+        if port > 65535:
+            raise ValueError(f"the port should be 0 to 65535, not {port}")
+        try:
+            if bracketed is not None:
+                ipaddress.IPv6Address(bracketed)
+            elif re.fullmatch(r"[0-9.]+", plain):
+                ipaddress.IPv4Address(plain)
+        except ValueError:
+            raise ValueError(f"{toml(bracketed or plain)} is not an IP address") from None
+        if plain is not None and not re.fullmatch(r"(?!-)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?", plain):
+            raise ValueError(f"{toml(plain)} is not a host name")
+        return cls(bracketed or plain, port)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def clashes(self, other: Address) -> bool:
+        """Whether both cannot be bound by one process: the same port, and the same address or one that holds it."""
+        wildcards = {"0.0.0.0": ".", "::": ":"}
+        return self.port == other.port != 0 and (
+            self.host == other.host
+            or wildcards.get(self.host, " ") in other.host
+            or wildcards.get(other.host, " ") in self.host
+        )
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _origin_only(role: str) -> str:
+    if role != "origin":
+        raise ValueError('"edge" does not work in this version; only "origin" does')
+    return role
+
+
+def _one_process(workers: int) -> int:
+    if workers:
+        raise ValueError("this version runs everything in one process; only 0 works")
+    return workers
+
+
+def _secret(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
+        raise ValueError("should be one or more printable ASCII characters without spaces")
+    return secret
+
+
+def _node_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise ValueError(f"should be 1 to 64 letters, digits, dots, underscores and hyphens, not {toml(text)}")
+    return text
+
+
+def _list(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"should be a list, not {toml(value)}")
+    return tuple(value)
+
+
+Listen = Annotated[Address, BeforeValidator(Address.parse)]
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+TextList = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_list)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """This machine's part in the cluster."""
+
+    id: Annotated[str, AfterValidator(_node_id)] = field(default_factory=socket.gethostname)
+    """The node's name in logs, metrics and the API."""
+
+    role: Annotated[Literal["origin", "edge"], AfterValidator(_origin_only)] = "origin"
+    """What the node does: an origin takes publishers.  An edge would pull from origins; it does not exist yet."""
+
+    workers: Annotated[int, AfterValidator(_one_process)] = 0
+    """Worker processes; 0 runs everything in one process, the only way that exists yet."""
+
+    drain_seconds: float = 10.0
+    """Longest time, in seconds, from SIGTERM until the last connection is closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RtmpSettings:
+    """Where publishers and RTMP viewers come in."""
+
+    listen: Listen = Address("0.0.0.0", 1935)
+    """Address and TCP port; an IPv6 address stands in brackets: [::]:1935."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """Where HTTP-FLV and HLS viewers and the player page come in."""
+
+    listen: Listen = Address("0.0.0.0", 8080)
+    """Address and TCP port."""
+
+    cors_origins: TextList = ("*",)
+    """Web origins (https://example.org) whose pages may play the streams; "*" is all, [] none but this server's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """Where operators come in: API, metrics, health."""
+
+    listen: Listen = Address("127.0.0.1", 1985)
+    """Address and TCP port.  One that other machines can reach needs a token."""
+
+    token: Secret | None = None
+    """What a request must carry as "Authorization: Bearer TOKEN"; without one, every local user may ask."""
+
+    token_file: Annotated[str, Field(min_length=1)] | None = None
+    """File that holds the token, relative to the configuration file; in place of token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings(Limits):
+    """What connections may cost, each by itself and all together."""
+
+    max_connections: int = 10_000
+    """Most connections at once, RTMP and HTTP together; any more are closed when they are accepted."""
+
+    max_connections_per_address: int = 0
+    """Most connections at once from one address; 0 is no cap (behind a balancer all viewers may share one)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What is logged, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important events that are logged."""
+
+    format: Literal["text", "json"] = "text"
+    """One line per event: for people, or one JSON object for a log collector."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All the settings of one node."""
+
+    node: NodeSettings = field(default_factory=NodeSettings)
+    rtmp: RtmpSettings = field(default_factory=RtmpSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
+    api: ApiSettings = field(default_factory=ApiSettings)
+    egress: EgressSettings = field(default_factory=EgressSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    stream: StreamSettings = field(default_factory=StreamSettings)
+    hls: HlsSettings = field(default_factory=HlsSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+
+# Smallest and largest legal value of every number.  Here, and not at the fields, since pyrtmp and hls do without
+# pydantic, which is slow to import.
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "node.workers": (0, 256),
+    "node.drain_seconds": (0, 3600),
+    "egress.min_delay_ms": (0, 10_000),
+    "egress.max_delay_ms": (0, 10_000),
+    "egress.share": (0.001, 1),
+    "limits.max_message_bytes": (64 * KIB, 16 * MIB - 1),  # 24 bits of message length
+    "limits.max_command_bytes": (KIB, 16 * MIB - 1),
+    "limits.max_chunk_bytes": (128, 16 * MIB - 1),  # 128 is the size before any is announced; 5.4.1: 0xFFFFFF
+    "limits.max_chunk_streams": (4, 65597),  # 5.3.1.1: ids 2 to 65599, one of them is control
+    "limits.max_message_streams": (1, 65535),
+    "limits.max_name_bytes": (16, 4096),
+    "limits.max_amf_depth": (4, 128),
+    "limits.max_amf_items": (64, 1_000_000),
+    "limits.max_connections": (1, 1_000_000),
+    "limits.max_connections_per_address": (0, 1_000_000),
+    "timeouts.handshake": (0.01, 3600),
+    "timeouts.connect": (0.01, 3600),
+    "timeouts.request": (0.01, 3600),
+    "timeouts.first_media": (0.01, 3600),
+    "timeouts.media_idle": (0.01, 3600),
+    "timeouts.write_stall": (0.01, 3600),
+    "stream.log_bytes": (64 * KIB, 16 * GIB),
+    "stream.log_seconds": (0.1, 3600),
+    "stream.segment_bytes": (4 * KIB, GIB),
+    "stream.gop_bytes": (64 * KIB, 16 * GIB),
+    "stream.gop_seconds": (0.1, 3600),
+    "stream.grace_seconds": (0, 3600),
+    "stream.play_wait_seconds": (0, 3600),
+    "stream.max_waiting": (0, 1_000_000),
+    "stream.takeover_seconds": (0, 3600),
+    "hls.fragment": (1, 60),
+    "hls.max_fragment": (1, 60),
+    "hls.window": (1, 3600),
+    "hls.linger": (0.1, 3600),
+    "hls.wait_seconds": (0, 300),
+    "hls.max_bytes": (MIB, 16 * GIB),
+}

@@ -1,0 +1,115 @@
+"""Asking a running node: ``pyrtmp status``, ``streams`` and ``kick`` are requests to its API."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+TIMEOUT_SECONDS = 5.0
+
+
+class RemoteError(Exception):
+    """The node did not do what was asked; ``str()`` is a sentence for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """The API at ``url`` (``http://127.0.0.1:1985``)."""
+
+    url: str
+    token: str = ""
+
+    def ask(self, path: str, method: str = "GET") -> dict[str, Any]:
+        """The answer to one request.  Raises ``RemoteError``."""
+        request = urllib.request.Request(self.url.rstrip("/") + path, method=method)
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        # A proxy from the environment is for the web, not for this machine's own node.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+                answer = json.load(response)
+        except urllib.error.HTTPError as error:
+            raise RemoteError(self._refusal(error)) from None
+        except urllib.error.URLError as error:
+            raise RemoteError(f"no node answers at {self.url}: {_why(error.reason)}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise RemoteError(f"no node answers at {self.url}: {_why(error)}") from None
+        except ValueError:
+            raise RemoteError(f"what answers at {self.url} is not the API of a node") from None
+        if not isinstance(answer, dict) or "server" not in answer:
+            raise RemoteError(f"what answers at {self.url} is not the API of a node")
+        return answer
+
+    def _refusal(self, error: urllib.error.HTTPError) -> str:
+        try:
+            reason = str(json.load(error)["error"])
+        except (ValueError, KeyError, TypeError, OSError):
+            return f"what answers at {self.url} is not the API of a node (HTTP {error.code})"
+        finally:
+            error.close()
+        return reason
+
+
+def _why(reason: object) -> str:
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {TIMEOUT_SECONDS:g} s"
+    return (reason.strerror if isinstance(reason, OSError) else None) or str(reason)
+
+
+def kick_path(target: str) -> str:
+    """What to delete: a stream for ``app/name``, a client for an id."""
+    kind = "streams" if "/" in target else "clients"
+    return f"/api/v1/{kind}/{urllib.parse.quote(target.strip('/'))}"
+
+
+def status_text(answer: dict[str, Any]) -> str:
+    """``/api/v1/summaries`` for people."""
+    data = answer["data"]
+    own, clients, streams, kbps = data["self"], data["clients"], data["streams"], data["kbps"]
+    viewers = ", ".join(f"{number} {protocol}" for protocol, number in clients["viewers"].items())
+    return "\n".join([
+        f"node        {answer['server']}, pyrtmp {own['version']}, {'ready' if data['ready'] else 'draining'}",
+        f"up          {duration(own['uptime'])}, process {own['pid']}, {own['mem_kbyte'] / 1024:.0f} MiB, "
+        f"{own['cpu_seconds']:.0f} s of CPU",
+        f"streams     {streams['live']} live, {streams['waiting_viewers']} viewers waiting for others",
+        f"publishers  {clients['publishers']}, {kbps['recv_30s']:,} kbit/s in",
+        f"viewers     {viewers}; {kbps['send_30s']:,} kbit/s out",
+    ])  # fmt: skip
+
+
+def streams_text(answer: dict[str, Any]) -> str:
+    """``/api/v1/streams`` for people: one line each."""
+    rows = [("STREAM", "STATE", "UP", "VIDEO", "FPS", "AUDIO", "KBIT/S", "GOP", "VIEWERS")]
+    for each in answer["streams"]:
+        video, audio = each["video"], each["audio"]
+        size = f" {video['width']}x{video['height']}" if video and video["width"] else ""
+        rows.append((
+            each["id"], each["state"], duration(each["uptime"]) if each["publish"]["active"] else "-",
+            video["codec"] + size if video else "-", f"{each['fps']:.0f}" if video else "-",
+            audio["codec"] if audio else "-", f"{each['recv_kbps']:,.0f}",
+            f"{each['gop_ms'] / 1000:.1f} s" if video else "-", str(each["viewers"]["total"] + each["waiting"]),
+        ))  # fmt: skip
+    if len(rows) == 1:
+        return "No streams."
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def duration(seconds: float) -> str:
+    """``3 h 05 min``, ``5 min``, ``7 s``."""
+    minutes = int(seconds) // 60
+    if minutes < 1:
+        return f"{int(seconds)} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes // 1440} d {minutes // 60 % 24} h"

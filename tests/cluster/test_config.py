@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.config import (
+    BOUNDS,
+    Address,
+    Config,
+    ConfigError,
+    Problem,
+    example,
+    load,
+    loading,
+    options,
+    reference,
+    sources,
+)
+from pyrtmp.settings import Limits
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "node.toml"
+    path.write_text(text)
+    return path
+
+
+def problems(
+    path: Path | None = None, overrides: tuple[str, ...] = (), environ: dict[str, str] | None = None
+) -> list[Problem]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides, environ or {})
+    assert str(caught.value) == "\n".join(map(str, caught.value.problems))
+    return caught.value.problems
+
+
+# Where values come from
+
+
+def test_defaults() -> None:
+    node = load(None, [], {})
+    assert node == Config()
+    assert str(node.rtmp.listen) == "0.0.0.0:1935"
+    assert str(node.http.listen) == "0.0.0.0:8080"
+    assert str(node.api.listen) == "127.0.0.1:1985"
+    assert (node.node.role, node.node.workers, node.node.drain_seconds) == ("origin", 0, 10.0)
+    assert (node.egress.min_delay_ms, node.egress.max_delay_ms) == (0.0, 350.0)
+    assert node.http.cors_origins == ("*",)
+    assert node.api.token is None
+
+
+def test_precedence(tmp_path: Path) -> None:
+    path = write(tmp_path, "[egress]\nmin_delay_ms = 1\nmax_delay_ms = 2\nshare = 0.5\n[hls]\nwindow = 30.0\n")
+    environ = {"PYRTMP_EGRESS__MAX_DELAY_MS": "20", "PYRTMP_EGRESS__MIN_DELAY_MS": "10", "HOME": "/nowhere"}
+    node = load(path, ["egress.min_delay_ms=7", "egress.min_delay_ms=9"], environ)
+    assert node.egress.min_delay_ms == 9  # --set, the last one
+    assert node.egress.max_delay_ms == 20  # environment
+    assert node.egress.share == 0.5  # file
+    assert node.hls.window == 30
+    assert node.hls.fragment == 2.0  # default, of a section that the file has
+
+
+def test_the_process_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYRTMP_HLS__WINDOW", "99")
+    assert load(None, [], {}).hls.window == 12.0
+
+
+def test_every_type_from_text() -> None:
+    node = load(
+        None,
+        ["log.level=debug", "limits.max_connections=50", "hls.container=fmp4", "http.cors_origins=https://a.org, b"],
+        {"PYRTMP_HTTP__LISTEN": "[::1]:80", "PYRTMP_NODE__ID": "edge-1.paris", "PYRTMP_API__TOKEN": "s3cret"},
+    )
+    assert node.log.level == "debug"
+    assert node.limits.max_connections == 50
+    assert node.hls.container == "fmp4"
+    assert node.http.cors_origins == ("https://a.org", "b")
+    assert node.http.listen == Address("::1", 80)
+    assert node.node.id == "edge-1.paris"
+    assert node.api.token is not None and node.api.token.get_secret_value() == "s3cret"
+    assert "s3cret" not in repr(node)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("a", ("a",)), ("", ()), ("[]", ()), ('["a", "b,c"]', ("a", "b,c")), ("a,b", ("a", "b"))]
+)
+def test_lists_from_text(text: str, value: tuple[str, ...]) -> None:
+    assert load(None, [f"http.cors_origins={text}"], {}).http.cors_origins == value
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "\ufeff[hls]\nwindow = 20\n"), [], {}).hls.window == 20
+
+
+def test_limits_serve_where_the_core_wants_its_own() -> None:
+    limits = load(None, ["limits.max_amf_depth=5"], {}).limits
+    assert isinstance(limits, Limits) and limits.max_amf_depth == 5
+
+
+def test_environment_of_others() -> None:
+    """Kubernetes and Docker set these where a service is called pyrtmp."""
+    environ = {
+        "PYRTMP_SERVICE_HOST": "10.0.0.1",
+        "PYRTMP_SERVICE_PORT": "1935",
+        "PYRTMP_SERVICE_PORT_RTMP": "1935",
+        "PYRTMP_PORT": "tcp://10.0.0.1:1935",
+        "PYRTMP_PORT_1935_TCP": "tcp://10.0.0.1:1935",
+        "PYRTMP_PORT_1935_TCP_ADDR": "10.0.0.1",
+        "MY_PYRTMP_HLS__WINDOW": "1",
+    }
+    assert load(None, [], environ) == Config()
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "loopback"),
+    [
+        ("0.0.0.0:1935", "0.0.0.0", 1935, False),
+        ("[::]:1935", "::", 1935, False),
+        ("[::1]:0", "::1", 0, True),
+        ("[2001:db8::7]:65535", "2001:db8::7", 65535, False),
+        ("127.8.0.1:1", "127.8.0.1", 1, True),
+        ("localhost:1935", "localhost", 1935, True),
+        ("media-1.example.org:1935", "media-1.example.org", 1935, False),
+    ],
+)
+def test_address(text: str, host: str, port: int, loopback: bool) -> None:
+    address = Address.parse(text)
+    assert (address.host, address.port, address.is_loopback) == (host, port, loopback)
+    assert str(address) == text
+    assert load(None, [f"rtmp.listen={text}"], {}).rtmp.listen == address
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("1935", "should be host:port"),
+        (":1935", "should be host:port"),
+        ("0.0.0.0", "should be host:port"),
+        ("0.0.0.0:", "should be host:port"),
+        ("0.0.0.0:http", "should be host:port"),
+        ("::1:1935", "in brackets"),
+        ("0.0.0.0:65536", "the port should be 0 to 65535, not 65536"),
+        ("256.0.0.1:1935", '"256.0.0.1" is not an IP address'),
+        ("[::g]:1935", '"::g" is not an IP address'),
+        ("[127.0.0.1]:1935", '"127.0.0.1" is not an IP address'),
+        ("a b:1935", '"a b" is not a host name'),
+        ("-a:1935", '"-a" is not a host name'),
+        ("a\x1b[31m:1935", "should be host:port"),
+    ],
+)
+def test_bad_address(text: str, reason: str) -> None:
+    (problem,) = problems(None, (f"rtmp.listen={text}",))
+    assert (problem.source, problem.key) == ("--set", "rtmp.listen")
+    assert reason in problem.reason
+    assert "\x1b" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clash"),
+    [
+        ("0.0.0.0:80", "0.0.0.0:80", True),
+        ("0.0.0.0:80", "127.0.0.1:80", True),
+        ("10.0.0.1:80", "127.0.0.1:80", False),
+        ("[::]:80", "[::1]:80", True),
+        ("[::]:80", "0.0.0.0:80", False),
+        ("0.0.0.0:80", "0.0.0.0:81", False),
+        ("0.0.0.0:0", "0.0.0.0:0", False),
+    ],
+)
+def test_clashes(one: str, other: str, clash: bool) -> None:
+    assert Address.parse(one).clashes(Address.parse(other)) is clash
+    assert Address.parse(other).clashes(Address.parse(one)) is clash
+
+
+# Mistakes
+
+
+def test_all_mistakes_at_once_each_with_its_place(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """# a comment
+listen = "0.0.0.0:1"
+
+[node]
+role = "edge"
+workers = 2
+
+[rtmp]
+lisen = "0.0.0.0:1935"
+
+[egress]
+min_delay_ms = 500
+
+[limits]
+max_amf_depth = "32"
+max_chunk_streams = 1
+
+[htpp]
+cors_origins = [
+  "*",
+]
+
+[http]
+cors_origins = [
+  "https://a.org",
+  1,
+]
+fragment = 2.0
+
+[log]
+level = "verbose"
+[log.deeper]
+x = 1
+""",
+    )
+    environ = {"PYRTMP_HLS__WINDOW": "1", "PYRTMP_TIMEOUTS__HANDSHAK": "3", "PYRTMP_RTMP_LISTEN": "[::]:1935"}
+    found = problems(path, ("stream.log_bytes=lots", "hls.linger", "x=1", "api.token="), environ)
+    assert [(each.source.removeprefix(str(path)), each.key, each.reason) for each in found] == [
+        (":2", "listen", "no such key; did you mean rtmp.listen or http.listen or api.listen?"),
+        (":5", "node.role", '"edge" does not work in this version; only "origin" does'),
+        (":6", "node.workers", "this version runs everything in one process; only 0 works"),
+        (":9", "rtmp.lisen", "no such key; did you mean rtmp.listen?"),
+        (":15", "limits.max_amf_depth", 'should be a valid integer, not "32"'),
+        (":16", "limits.max_chunk_streams", "should be greater than or equal to 4, not 1"),
+        (":19", "htpp.cors_origins", "no such key; did you mean http.cors_origins?"),
+        (":24", "http.cors_origins", "should be a valid string, not 1"),
+        (":28", "http.fragment", "no such key; did you mean hls.fragment?"),
+        (":31", "log.level", "should be 'debug', 'info', 'warning' or 'error', not \"verbose\""),
+        (":32", "log.deeper", "no such key; did you mean log.level?"),
+        (
+            "environment",
+            "PYRTMP_RTMP_LISTEN",
+            "is not PYRTMP_SECTION__KEY (two underscores); did you mean PYRTMP_RTMP__LISTEN?",
+        ),
+        ("environment", "timeouts.handshak", "no such key; did you mean PYRTMP_TIMEOUTS__HANDSHAKE?"),
+        ("--set", "stream.log_bytes", 'should be a valid integer, not "lots"'),
+        ("--set", "hls.linger", 'should be section.key=value, not "hls.linger"'),
+        ("--set", "x", 'should be section.key=value, not "x=1"'),
+        ("--set", "api.token", "should be one or more printable ASCII characters without spaces"),
+        (":12", "egress.min_delay_ms", "egress.min_delay_ms (500.0) is more than egress.max_delay_ms (350.0)"),
+        ("environment", "hls.window", "hls.fragment (2.0) is more than hls.window (1.0)"),
+    ]
+
+
+def test_a_mistake_behind_a_stronger_source_is_named_too(tmp_path: Path) -> None:
+    path = write(tmp_path, "[hls]\nwindow = true\n")
+    (problem,) = problems(path, ("hls.window=20",))
+    assert str(problem) == f"{path}:2: hls.window: should be a valid number, not true"
+
+
+@pytest.mark.parametrize(
+    ("statement", "key", "reason"),
+    [
+        ("[hls]\nwindow = '12'", "hls.window", 'should be a valid number, not "12"'),
+        ("[hls]\nwindow = nan", "hls.window", "should be a finite number, not NaN"),
+        ("[hls]\nwindow = inf", "hls.window", "should be a finite number, not Infinity"),
+        ("[hls]\nmax_bytes = 2e6", "hls.max_bytes", "should be a valid integer, not 2000000.0"),
+        ("[hls]\nmax_bytes = true", "hls.max_bytes", "should be a valid integer, not true"),
+        ("[hls]\nmax_bytes = -1", "hls.max_bytes", "should be greater than or equal to 1048576, not -1"),
+        ("[hls]\nwindow = 2020-01-01", "hls.window", 'should be a valid number, not "2020-01-01"'),
+        ("[http]\ncors_origins = '*'", "http.cors_origins", 'should be a list, not "*"'),
+        ("[rtmp]\nlisten = 1935", "rtmp.listen", 'should be text such as "0.0.0.0:1935" or "[::]:1935", not 1935'),
+        ("[node]\nid = ''", "node.id", 'should be 1 to 64 letters, digits, dots, underscores and hyphens, not ""'),
+        ("[egress]\nshare = 0", "egress.share", "should be greater than or equal to 0.001, not 0"),
+        ("rtmp = 5", "rtmp", "should be a section, [rtmp], not 5"),
+        ("[[rtmp]]\nlisten = 5", "rtmp", 'should be a section, [rtmp], not [{"listen": 5}]'),
+        ("[zzz]\nqqq = 1", "zzz.qqq", "no such key"),
+        ("[zzz]", "zzz", "no such key"),
+        ("[log.level]\nx = 1", "log.level", "should be 'debug', 'info', 'warning' or 'error', not {\"x\": 1}"),
+    ],
+)
+def test_mistakes_of_a_file(tmp_path: Path, statement: str, key: str, reason: str) -> None:
+    (problem,) = problems(write(tmp_path, "\n" + statement + "\n"))
+    assert (problem.key, problem.reason) == (key, reason)
+    assert problem.source.removeprefix(f"{tmp_path}/node.toml:") in ("2", "3")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "reason"),
+    [
+        (("egress.min_delay_ms=5", "egress.max_delay_ms=4"), "egress.min_delay_ms", "is more than egress.max_delay_ms"),
+        (("limits.max_message_bytes=65536", "limits.max_command_bytes=65537"), "limits.max_command_bytes", "is more"),
+        (("stream.segment_bytes=67108864",), "stream.segment_bytes", "is more than stream.log_bytes"),
+        (("stream.log_bytes=65536",), "stream.log_bytes", "stream.segment_bytes (524288) is more than"),
+        (("hls.fragment=11", "hls.window=20"), "hls.fragment", "is more than hls.max_fragment"),
+        (("rtmp.listen=127.0.0.1:8080",), "rtmp.listen", "http.listen (0.0.0.0:8080) cannot be open together"),
+        (("api.listen=0.0.0.0:1985",), "api.listen", "that needs api.token or api.token_file"),
+        (("api.token=a", "api.token_file=b"), "api.token_file", "only one of them may be"),
+    ],
+)
+def test_contradictions(overrides: tuple[str, ...], key: str, reason: str) -> None:
+    (problem,) = problems(None, overrides)
+    assert (problem.source, problem.key) == ("--set", key)
+    assert reason in problem.reason
+
+
+def test_no_contradiction_is_guessed_from_a_broken_value(tmp_path: Path) -> None:
+    path = write(tmp_path, "[hls]\nwindow = 'x'\nfragment = 9\nmax_fragment = 20\n")
+    assert [each.key for each in problems(path)] == ["hls.window"]
+    # What cannot be read might have held the token.
+    (problem,) = problems(tmp_path / "gone.toml", ("api.listen=0.0.0.0:1985",))
+    assert problem.source.endswith("gone.toml")
+
+
+def test_a_sections_own_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this module does not foresee is still a problem with a name, not a traceback."""
+    monkeypatch.setattr(loading, "_ORDERED", ())
+    (problem,) = problems(None, ("hls.window=1",))
+    assert problem == Problem("--set", "hls", "window must not be shorter than fragment")
+
+
+# Files that cannot be read
+
+
+def test_no_toml(tmp_path: Path) -> None:
+    path = write(tmp_path, "[hls]\nwindow = 12\nfragment = = 2\n")
+    first, second = problems(path, ("hls.windw=1",))
+    assert first.source == f"{path}:3" and first.key == "" and first.reason.startswith("is not TOML: ")
+    assert (second.source, second.reason) == ("--set", "no such key; did you mean hls.window?")
+
+
+def test_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_bytes(b"[hls]\nwindow = 12 # \xff\n")
+    assert problems(path) == [Problem(f"{path}:2", "", "is not UTF-8 text")]
+
+
+def test_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "gone.toml"
+    assert problems(path) == [Problem(str(path), "", "cannot be read: No such file or directory")]
+    assert problems(tmp_path) == [Problem(str(tmp_path), "", "cannot be read: Is a directory")]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_no_permission(tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    path.chmod(stat.S_IWUSR)
+    assert problems(path) == [Problem(str(path), "", "cannot be read: Permission denied")]
+
+
+# Secrets
+
+
+def test_secret_from_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    path = write(tmp_path, '[api]\nlisten = "0.0.0.0:1985"\ntoken_file = "token"\n')
+    token = load(path, [], {}).api.token
+    assert token is not None and token.get_secret_value() == "s3cret"
+
+
+def test_secret_file_from_elsewhere_is_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "token").write_text("s3cret")
+    monkeypatch.chdir(tmp_path / "here")
+    token = load(write(tmp_path, '[api]\ntoken_file = "wrong"\n'), ["api.token_file=token"], {}).api.token
+    assert token is not None and token.get_secret_value() == "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "should be one or more printable"),
+        (b"\xff", "is not UTF-8 text"),
+        (b"two words", "should be one or more printable"),
+    ],
+)
+def test_bad_secret_file(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    (problem,) = problems(write(tmp_path, '[api]\ntoken_file = "token"\n'))
+    assert (problem.source, problem.key) == (f"{tmp_path}/node.toml:2", "api.token_file")
+    assert f"{tmp_path}/token" in problem.reason and reason in problem.reason
+    assert "two words" not in problem.reason
+
+
+@pytest.mark.parametrize("value", ["two words", "é", "\x1b[0m"])
+def test_a_bad_secret_is_not_shown(value: str) -> None:
+    (problem,) = problems(None, (), {"PYRTMP_API__TOKEN": value})
+    assert value not in str(problem)
+
+
+def test_a_secret_of_a_wrong_type_is_not_shown(tmp_path: Path) -> None:
+    (problem,) = problems(write(tmp_path, "[api]\ntoken = 31337\n"))
+    assert problem.key == "api.token" and "31337" not in problem.reason
+
+
+# The places in a file
+
+
+def test_lines() -> None:
+    text = '''
+[a] # one
+b = """
+c = 1
+[d]
+"""
+"q.r" = [
+  1, # ]
+  2,
+]
+e.f = 1
+[[g]]
+h = { i = 1, j = 2 }
+[k.l]
+m = 1
+[a.z]
+'''
+    assert sources.toml_lines(text) == {
+        "a": 2,
+        "a.b": 3,
+        "a.q.r": 7,
+        "a.e": 11,
+        "a.e.f": 11,
+        "g": 12,
+        "g.h": 13,
+        "g.h.i": 13,
+        "k": 14,
+        "k.l": 14,
+        "k.l.m": 15,
+        "a.z": 16,
+    }
+
+
+# What people read
+
+
+def test_every_number_has_bounds_and_its_default_is_inside() -> None:
+    numbers = {each.name: each for each in options().values() if isinstance(each.default, int | float)}
+    assert set(BOUNDS) == set(numbers)
+    for name, (low, high) in BOUNDS.items():
+        assert low <= numbers[name].default <= high, name
+
+
+def test_every_option_says_what_it_means() -> None:
+    assert [each.name for each in options().values() if len(each.doc) < 10] == []
+    assert len(options()) == sum(len(dataclasses.fields(getattr(Config(), f.name))) for f in dataclasses.fields(Config))
+
+
+def test_reference_is_up_to_date() -> None:
+    assert (ROOT / "config" / "REFERENCE.md").read_text() == reference(), "run make reference"
+    for each in options().values():
+        assert f"| `{each.key}` |" in reference()
+
+
+def test_example_is_up_to_date_and_changes_nothing() -> None:
+    path = ROOT / "config" / "origin.toml"
+    assert path.read_text() == example(), "run make reference"
+    assert load(path, [], {}) == Config()
+    assert set(sources.read_file(path).values) == {
+        name for name, option in options().items() if option.default is not None and not option.computed
+    }
+
+
+def test_the_packages_below_do_without_pydantic() -> None:
+    code = "import sys, hls.settings, pyrtmp.settings; sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
