@@ -1,0 +1,94 @@
+"""Ingest: what reading a publisher's messages costs when nobody watches."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import proc
+from benchmarks.clip import load_clip
+from benchmarks.load import PublisherGroup
+from benchmarks.peers import Peer, Servers
+from benchmarks.report import Bar, Report, Row, draw_bars, figure, find, finish, medians, ratio
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--publishers", type=int, default=60)
+    parser.add_argument("--mbps", type=float, default=2.0)
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured per server and repetition")
+    parser.add_argument("--warm", type=float, default=5.0, help="published before measuring")
+    parser.add_argument("--reps", type=int, default=3)
+
+
+def run(options: argparse.Namespace, servers: Servers) -> Report:
+    load_clip(options.mbps)
+    runs = []
+    for repetition in range(options.reps):
+        for name in servers.names:
+            print(f"{repetition + 1}/{options.reps} {name}", file=sys.stderr, flush=True)
+            with servers.start(name) as peer:
+                runs.append(measure(peer, options.publishers, options.mbps, options.warm, options.seconds))
+    rows = medians(runs, worst=("dead", "stalls"))
+    nginx = find(rows, server="nginx")
+    for row in rows:
+        row["x nginx"] = ratio(row["us/message"], nginx["us/message"]) if nginx else None
+    ours = find(rows, server="pyrtmp")
+    bars = [
+        Bar("CPU per message against nginx-rtmp", ours["x nginx"] if ours else None, 3, "x"),
+        Bar("memory of a publisher beside its log", ours["KiB/publisher"] if ours else None, 256, "KiB"),
+    ]
+    if ours:
+        bars.append(Bar("publishers let go", ours["dead"], 0))
+    return Report(
+        "ingest",
+        {"publishers": options.publishers, "mbps": options.mbps, "seconds": options.seconds, "warm": options.warm,
+         "repetitions": options.reps},
+        rows, bars, runs,
+        notes=["KiB/publisher: private memory (PSS without shared memory) at the end less that of the idle server; "
+               "log KiB: memfd pages per publisher, mapped or not.",
+               "other CPU %: used by neither the server nor the benchmark; the figures are good when it is small."],
+    )
+
+
+def measure(peer: Peer, publishers: int, mbps: float, warm: float, seconds: float) -> Row:
+    """One repetition against a server that has just started."""
+    idle = proc.memory(peer.pids())
+    urls = [peer.rtmp_url(f"ingest{number}") for number in range(publishers)]
+    with PublisherGroup(urls, mbps, warm + seconds + 10) as group:
+        group.connect()
+        time.sleep(warm)
+        before, meter = group.count(), proc.CpuMeter(peer.pids)
+        time.sleep(seconds)
+        usage, after = meter.read(), group.count()
+        full = proc.memory(peer.pids())
+    messages = after.messages - before.messages
+    return {
+        "case": peer.name,
+        "server": peer.name,
+        "publishers": publishers,
+        "us/message": usage.server * usage.seconds / messages * 1e6 if messages else None,
+        "CPU %": usage.server * 100,
+        "messages/s": messages / usage.seconds,
+        "Mbit/s each": (after.bytes - before.bytes) * 8e-6 / usage.seconds / publishers,
+        "KiB/publisher": ((full.pss - full.shared) - (idle.pss - idle.shared)) / publishers,
+        "log KiB": (full.memfd - idle.memfd) / publishers,
+        "stalls": after.stalls - before.stalls,
+        "dead": after.dead,
+        "client CPU %": (after.client_cpu - before.client_cpu) / usage.seconds * 100,
+        "other CPU %": usage.other * 100,
+    }
+
+
+def plot(report: Report, path: Path) -> None:
+    made, (cpu, memory) = figure(2, height=1.5 + 0.5 * len(report.rows))
+    labels = [row["case"] for row in report.rows]
+    nginx = find(report.rows, server="nginx")
+    draw_bars(
+        cpu, "server CPU, us per message (dashed: 3 x nginx-rtmp)", labels, [row["us/message"] for row in report.rows],
+        limit=3 * nginx["us/message"] if nginx else None)
+    draw_bars(
+        memory, "private memory per publisher, KiB (dashed: bar)", labels,
+        [row["KiB/publisher"] for row in report.rows], limit=256)
+    finish(made, report, path)
