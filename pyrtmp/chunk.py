@@ -27,6 +27,9 @@ OUTGOING_CHUNK_SIZE: Final = 65536
 """What this package announces.  The largest that Flash, SRS and every other player read accepts: few messages
 are longer, so nearly every one is a single chunk."""
 
+MAX_EMPTY: Final = 1024
+"""Messages without a payload that one ``feed`` may bring.  Behind a fmt 3 header each costs its sender one byte."""
+
 EXTENDED: Final = 0xFFFFFF
 """5.3.1.3: this timestamp or delta says that the real one follows the message header."""
 
@@ -115,6 +118,7 @@ class ChunkReader:
         stream = self._current
         left = self._left
         held = self._held
+        empty = 0
         while pos < end:
             if stream is None:
                 start = pos
@@ -204,6 +208,10 @@ class ChunkReader:
                     if length <= chunk_size:
                         stop = pos + length
                         if stop <= end:
+                            if not length:
+                                empty += 1
+                                if empty > MAX_EMPTY:
+                                    raise LimitError(f"more than {MAX_EMPTY} empty messages at once", reason="empty")
                             messages.append(Message(type, timestamp, known.msid, data[pos:stop]))
                             pos = stop
                             continue

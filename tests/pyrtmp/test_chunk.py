@@ -581,3 +581,12 @@ def test_any_bytes_are_read_or_refused(data: bytes, cut: int) -> None:
             outcomes.append(repr(messages))
         assert reader.held <= 2000
     assert outcomes[0] == outcomes[1]
+
+
+def test_a_flood_of_empty_messages_is_refused() -> None:
+    reader = ChunkReader(Limits())
+    opening = encode_header(6, VIDEO, 0, 1, 0)
+    assert len(reader.feed(opening + b"\xc6" * 1000)) == 1001
+    with pytest.raises(LimitError) as refused:
+        reader.feed(b"\xc6" * 2000)
+    assert refused.value.reason == "empty"
