@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from pyrtmp.errors import RefusedError
+from pyrtmp.journal import Journal, LoggingJournal, protected
 from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings
 from pyrtmp.stream import Publisher, State, Stream
@@ -13,7 +14,7 @@ from pyrtmp.wirelog import Storage, default_storage
 
 
 class HubListener(Protocol):
-    """Told when streams start and end."""
+    """Told when streams start and end.  What it raises is written to the journal."""
 
     def stream_started(self, stream: Stream) -> None:
         """A publisher started or took over."""
@@ -23,18 +24,25 @@ class HubListener(Protocol):
 
 
 class Hub:
-    """The registry of streams.  ``wake`` is called when a stream has messages for somebody; see ``aio.rounds``."""
+    """The registry of streams.
+
+    ``wake`` is called when a stream has messages for somebody; see ``aio.rounds``.  A stream that is over leaves the
+    registry at once, so that its name is free, and is kept aside until its viewers have read the rest.
+    """
 
     def __init__(
         self,
         settings: StreamSettings,
         wake: Callable[[Stream], None],
         storage: Callable[[], Storage] = default_storage,
+        journal: Journal | None = None,
     ) -> None:
         self.settings = settings
         self._wake = wake
         self._storage = storage
+        self._journal: Journal = journal or LoggingJournal()
         self._streams: dict[StreamKey, Stream] = {}
+        self._ended: list[Stream] = []
         self.listeners: list[HubListener] = []
 
     def __iter__(self) -> Iterator[Stream]:
@@ -58,13 +66,13 @@ class Hub:
         calls ``displace`` first.
         """
         stream = self._streams.get(key)
-        if stream is None or stream.state is State.ENDED:
+        if stream is None:
             stream = self._new(key, now)
         elif stream.publisher is not None:
             raise RefusedError("NetStream.Publish.BadName", f"{key} is already being published.")
         stream.begin(publisher, now)
-        for listener in self.listeners:
-            listener.stream_started(stream)
+        for listener in tuple(self.listeners):
+            protected(self._journal, key, listener.stream_started, stream)
         return stream
 
     def displace(self, stream: Stream, now: float, code: str, description: str) -> None:
@@ -72,7 +80,7 @@ class Hub:
         publisher = stream.publisher
         if publisher is not None:
             stream.leave(now)
-            publisher.displaced(stream, code, description)
+            protected(self._journal, stream.key, publisher.displaced, stream, code, description)
 
     def unpublish(self, stream: Stream, publisher: Publisher, now: float) -> None:
         """``publisher`` ended or lost its connection; ignored when the stream is not its own any more."""
@@ -85,51 +93,55 @@ class Hub:
     def open(self, key: StreamKey, now: float) -> Stream:
         """The stream to play, made if nobody publishes it yet.
 
-        Raises ``RefusedError`` (``NetStream.Play.StreamNotFound``) when too many wait already.
+        Raises ``RefusedError`` (``NetStream.Play.StreamNotFound``) when nobody does and too many wait already.
         """
         stream = self._streams.get(key)
-        if stream is None or stream.state is State.ENDED:
-            if sum(s.waiting for s in self._streams.values() if s.state is State.AWAITED) >= self.settings.max_waiting:
-                raise RefusedError("NetStream.Play.StreamNotFound", f"{key} is not published.")
-            stream = self._new(key, now)
-        return stream
+        if stream is not None and stream.live:
+            return stream
+        # One that nobody waits for yet counts as one, so that opening alone is bounded too.
+        if sum(max(1, each.waiting) for each in self if not each.live) >= self.settings.max_waiting:
+            raise RefusedError("NetStream.Play.StreamNotFound", f"{key} is not published.")
+        return stream or self._new(key, now)
 
     def tick(self, now: float) -> None:
         """Once a second: end what is over its grace time, forget what nobody wants."""
-        for stream in list(self._streams.values()):
+        for stream in self:
             if stream.state is State.LIVE:
                 stream.drop_idle_lanes()
             elif stream.state is State.GONE:
                 if now - stream.since >= self.settings.grace_seconds or not stream.wanted:
                     self._end(stream, now)
             elif not stream.wanted:
-                self._forget(stream)
+                self._remove(stream)
+        for stream in self._ended:
+            stream.drop_idle_lanes()
+        self._ended = [stream for stream in self._ended if stream.lanes]
 
     def end(self, stream: Stream, now: float) -> None:
-        """End a stream at once, publisher or not."""
+        """End a stream at once, publisher or not; ignored when it is over already."""
         self.displace(stream, now, "NetStream.Unpublish.Success", "The stream was ended by the server.")
         self._end(stream, now)
 
     def close(self, now: float) -> None:
-        """End every stream."""
-        for stream in list(self._streams.values()):
+        """End every stream.  ``tick`` gives back the logs of those that still have viewers, once these have left."""
+        for stream in self:
             self.end(stream, now)
-            self._forget(stream)
 
     def _new(self, key: StreamKey, now: float) -> Stream:
-        stream = self._streams[key] = Stream(key, self.settings, self._wake, now, self._storage)
+        stream = self._streams[key] = Stream(key, self.settings, self._wake, now, self._storage, self._journal)
         return stream
 
     def _end(self, stream: Stream, now: float) -> None:
-        was_published = stream.sessions > 0
+        if self._streams.get(stream.key) is not stream:
+            return
+        self._remove(stream)
         stream.end(now)
-        if was_published:
-            for listener in self.listeners:
-                listener.stream_ended(stream)
-        if not stream.wanted:
-            self._forget(stream)
+        if stream.sessions:
+            for listener in tuple(self.listeners):
+                protected(self._journal, stream.key, listener.stream_ended, stream)
 
-    def _forget(self, stream: Stream) -> None:
+    def _remove(self, stream: Stream) -> None:
+        del self._streams[stream.key]
         stream.drop_idle_lanes()
-        if self._streams.get(stream.key) is stream:
-            del self._streams[stream.key]
+        if stream.lanes:
+            self._ended.append(stream)

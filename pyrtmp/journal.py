@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
@@ -42,4 +43,20 @@ class LoggingJournal:
 
     def _log(self, level: int, event: str, facts: dict[str, Any]) -> None:
         if self._logger.isEnabledFor(level):
-            self._logger.log(level, "%s %s", event, " ".join(f"{name}={value!r}" for name, value in facts.items()))
+            line = " ".join((event, *(f"{name}={value!r}" for name, value in facts.items())))
+            # Two frames up: whoever wrote the event, not this class.
+            self._logger.log(level, "%s", line, stacklevel=3)
+
+
+def protected(journal: Journal, subject: object, method: Callable[..., object], *arguments: object) -> bool:
+    """Call what belongs to somebody else; whether it came back.  An exception is written to ``journal`` and stops here.
+
+    ``subject`` is whom the call was about, for the log line.
+    """
+    try:
+        method(*arguments)
+    except Exception as error:
+        name = getattr(method, "__qualname__", repr(method))
+        journal.error("callback_failed", subject=str(subject), callback=name, error=repr(error))
+        return False
+    return True

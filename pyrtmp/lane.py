@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pyrtmp.forms import WireForm
-from pyrtmp.message import Message
+from pyrtmp.message import DATA_AMF0, Message
 from pyrtmp.settings import StreamSettings
 from pyrtmp.wirelog import Segment, Storage, WireLog, default_storage
 
@@ -102,9 +102,12 @@ class Lane:
         """Metadata and sequence headers as of the newest join point, with its time; made once per join point."""
         if self._head is None:
             buffers: list[bytes] = []
-            self.form.encode(
-                [Message(m.type, self._join_time, m.msid, m.payload) for m in self._join_head], buffers
-            )
+            # ffmpeg reads onMetaData as such only with time 0; later it is a subtitle track to it.
+            head = [
+                Message(m.type, 0 if m.type == DATA_AMF0 else self._join_time, m.msid, m.payload)
+                for m in self._join_head
+            ]
+            self.form.encode(head, buffers)
             self._head = b"".join(buffers)
         return self._head
 

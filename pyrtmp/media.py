@@ -35,6 +35,7 @@ from pyrtmp.errors import PeerError
 __all__ = [
     "FRAME",
     "KEY",
+    "METADATA",
     "OTHER",
     "SEQUENCE_HEADER",
     "AudioInfo",
@@ -58,8 +59,11 @@ KEY: Final = 1
 """A coded video frame that decoding can start from."""
 SEQUENCE_HEADER: Final = 2
 """A decoder configuration: part of the stream's head, kept for those who join later."""
+METADATA: Final = 3
+"""What describes a track beside its decoder configuration (Enhanced RTMP: colour and HDR facts of video, the channel
+layout of audio): part of the head as well."""
 OTHER: Final = 4
-"""Relayed, but neither frame nor head: commands, metadata packets, the end of a sequence, nothing at all."""
+"""Relayed, but neither frame nor head: commands, the end of a sequence, nothing at all."""
 
 # FLV E.4.3.1 VideoTagHeader: frame type and the codec ids that have a packet type
 _KEY_FRAME: Final = 1
@@ -74,6 +78,7 @@ _CODED_FRAMES: Final = 1
 _CODED_FRAMES_X: Final = 3
 _MPEG2TS_SEQUENCE_START: Final = 5
 _VIDEO_METADATA: Final = 4
+_MULTICHANNEL_CONFIG: Final = 4
 _VIDEO_MULTITRACK: Final = 6
 _AUDIO_MULTITRACK: Final = 5
 _MOD_EX: Final = 7
@@ -127,7 +132,8 @@ class VideoTag:
     codec: str
     """"h264", "hevc", "vvc", "av1", "vp9", "vp8", "h263" (Sorenson), "vp6", "vp6a", "screen"; "" if unknown."""
     kind: int
-    """``FRAME``, ``KEY``, ``SEQUENCE_HEADER`` or ``OTHER``, as ``classify_video`` gives for the whole message."""
+    """``FRAME``, ``KEY``, ``SEQUENCE_HEADER``, ``METADATA`` or ``OTHER``, as ``classify_video`` gives for the whole
+    message."""
     key: bool
     """Whether ``kind`` is ``KEY``."""
     composition_time: int
@@ -149,7 +155,7 @@ class AudioTag:
     """"aac", "mp3", "opus", "ac3", "eac3", "flac", "pcm", "adpcm", "nellymoser", "speex", "g711a", "g711u"; "" if
     unknown."""
     kind: int
-    """``FRAME``, ``SEQUENCE_HEADER`` or ``OTHER``, as ``classify_audio`` gives for the whole message."""
+    """``FRAME``, ``SEQUENCE_HEADER``, ``METADATA`` or ``OTHER``, as ``classify_audio`` gives for the whole message."""
     data: bytes
     """What follows the tag header, a copy; for a sequence header the decoder configuration (AAC:
     AudioSpecificConfig, Opus: the identification header, FLAC: "fLaC" and a metadata block, or, from FFmpeg, the
@@ -167,7 +173,7 @@ class AudioTag:
 
 
 def classify_video(payload: bytes) -> int:
-    """``KEY``, ``FRAME``, ``SEQUENCE_HEADER`` or ``OTHER``: what kind of video message ``payload`` is.
+    """``KEY``, ``FRAME``, ``SEQUENCE_HEADER``, ``METADATA`` or ``OTHER``: what kind of video message ``payload`` is.
 
     Reads the first bytes only: whether the rest is whole is not looked at.  Never raises.
     """
@@ -198,7 +204,7 @@ def classify_video(payload: bytes) -> int:
 
 
 def classify_audio(payload: bytes) -> int:
-    """``FRAME``, ``SEQUENCE_HEADER`` or ``OTHER``: what kind of audio message ``payload`` is.
+    """``FRAME``, ``SEQUENCE_HEADER``, ``METADATA`` or ``OTHER``: what kind of audio message ``payload`` is.
 
     Reads the first bytes only: whether the rest is whole is not looked at.  Never raises.
     """
@@ -216,12 +222,17 @@ def classify_audio(payload: bytes) -> int:
             return FRAME
         if packet_type == 1:
             return FRAME
+        if packet_type == _MULTICHANNEL_CONFIG and sound_format == _EX_AUDIO:
+            return METADATA
         return SEQUENCE_HEADER if packet_type == 0 else OTHER
     except IndexError:
         return OTHER
 
 
 def _ex_video_kind(frame_type: int, packet_type: int) -> int:
+    # "Enhanced Video": a frame type of command means a command unless the packet is metadata.
+    if packet_type == _VIDEO_METADATA:
+        return METADATA
     if frame_type == _COMMAND_FRAME:
         return OTHER
     if packet_type == _CODED_FRAMES or packet_type == _CODED_FRAMES_X:
@@ -339,6 +350,8 @@ def _parse_ex_audio(payload: bytes, first: int) -> list[AudioTag]:
         kind = FRAME
     elif packet_type == _SEQUENCE_START:
         kind = SEQUENCE_HEADER
+    elif packet_type == _MULTICHANNEL_CONFIG:
+        kind = METADATA
     else:
         kind = OTHER
     return [

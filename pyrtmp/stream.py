@@ -10,25 +10,41 @@
 
 Whatever nobody wants is not encoded: without lanes and taps a message costs its parsing and a place in the group of
 pictures.  A lane made later begins with that group.
+
+A stream calls many others (waiters, viewers, taps).  What one of them raises is written to the journal and hurts
+neither the publisher nor the rest; a tap that raises is detached.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Final, Protocol
 
 from pyrtmp import amf, media
 from pyrtmp.errors import AmfError
 from pyrtmp.forms import WireForm
+from pyrtmp.journal import Journal, LoggingJournal, protected
 from pyrtmp.lane import Lane
-from pyrtmp.message import AUDIO, VIDEO, Message
+from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
 from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings
+from pyrtmp.timeline import Timeline
 from pyrtmp.wirelog import Storage, default_storage
 
-_HALF: Final = 1 << 31
-_MASK: Final = (1 << 32) - 1
+MESSAGE_OVERHEAD: Final = 200
+"""Bytes a kept message counts beside its payload, so that a flood of empty ones is bounded too (CPython needs 180)."""
+
+HEAD_BYTES: Final = 128 * 1024
+"""Most bytes of metadata and sequence headers kept for joiners (real heads have less than 4 KiB).  What does not fit
+is relayed, not kept."""
+
+TRACKS_SECONDS: Final = 0.5
+"""How long a stream that announces nothing has for its second track to show."""
+
+ANNOUNCED_SECONDS: Final = 1.5
+"""How long a track that the metadata announce is waited for: some encoders announce what they never send."""
 
 
 class State(enum.Enum):
@@ -54,7 +70,8 @@ class Publisher(Protocol):
 class Tap(Protocol):
     """Gets every message of a stream in order: a packager, a recorder, a forwarder.
 
-    Messages are shared with all other readers and never modified; their timestamps never wrap.
+    Messages are shared with all other readers and never modified; their timestamps never wrap.  An exception out of
+    a method detaches the tap.
     """
 
     def on_messages(self, messages: Sequence[Message]) -> None:
@@ -77,6 +94,7 @@ class Stream:
         wake: Callable[[Stream], None],
         now: float,
         storage: Callable[[], Storage] = default_storage,
+        journal: Journal | None = None,
     ) -> None:
         self.key = key
         self.state = State.AWAITED
@@ -91,7 +109,7 @@ class Stream:
         self.sessions = 0
         """Publishers so far."""
         self.last_message = now
-        """When the latest audio or video message came."""
+        """When the publisher was last heard; kept by whoever calls ``push``, before it does."""
         # Facts, counted as messages pass
         self.bytes_in = 0
         self.messages_in = 0
@@ -100,26 +118,34 @@ class Stream:
         self.gop_ms = 0
         """Media time between the last two key frames, milliseconds."""
         self.metadata: dict[str, Any] = {}
+        """What the publisher's newest onMetaData says."""
         self._settings = settings
+        self._gop_max_bytes = settings.gop_bytes
+        self._gop_max_ms = int(settings.gop_seconds * 1000)
+        self._journal: Journal = journal or LoggingJournal()
         self._wake = wake
         self._storage = storage
         self._taps: list[Tap] = []
         self._waiters: dict[Callable[[], None], None] = {}
         self._consumed = False
+        """Whether anybody wants what comes."""
         self._fresh: list[Message] = []
-        self._head: dict[object, Message] = {}
+        self._log_failure: OSError | None = None
+        # What joiners need
+        self._head: dict[tuple[int, int, frozenset[int]], Message] = {}
+        """By message type and the tracks described, in the order to send."""
         self._generation = 0
+        """Goes up with every change of the head."""
         self._join_head: tuple[Message, ...] = ()
+        """The head as of the newest join point."""
         self._join_generation = 0
-        self._gop: list[Message] = []
+        self._gop: list[Message] | None = None
+        """What came since the newest join point, or None while joiners must wait for the next."""
         self._gop_bytes = 0
         self._gop_start = 0
-        self._gop_valid = False
-        # Timeline
-        self._raw = 0
-        self._time = 0
-        self._first = True
-        self._continue_at: int | None = None
+        self._key_time: int | None = None
+        self._timeline = Timeline()
+        self._tracks_since: float | None = None
         self._has_video = False
         self._has_audio = False
 
@@ -130,27 +156,26 @@ class Stream:
         returning = self.sessions > 0
         if returning:
             # What viewers see goes on where it stopped, later by the time that passed.
-            self._continue_at = self._time + max(1, int((now - self.last_message) * 1000))
-            for tap in self._taps:
-                tap.on_restart()
+            self._timeline.restart(int((now - self.last_message) * 1000))
+            for tap in tuple(self._taps):
+                self._call_tap(tap, tap.on_restart)
         self.publisher = publisher
         self.sessions += 1
         self.state = State.LIVE
         self.since = self.started = self.last_message = now
-        self._first = True
         self._head.clear()
         self._generation += 1
-        self._forget_gop()
+        self._key_time = None
+        self._tracks_since = None
         self._has_audio = self._has_video = False
         self.metadata = {}
         if returning:
             self._signal(True)
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters:
-            waiter()
+        self._release_waiters()
 
     def leave(self, now: float) -> None:
         """The publisher is gone; viewers stay until the grace time is over."""
+        self._hand_on()
         self.publisher = None
         self.state = State.GONE
         self.since = now
@@ -158,68 +183,66 @@ class Stream:
         self._signal(False)
 
     def end(self, now: float) -> None:
-        """The stream is over: hand on what is left, tell viewers and taps."""
-        self.flush()
+        """The stream is over for good: hand on what is left, tell viewers and taps.
+
+        Its lanes live until their viewers have read the rest; ``drop_idle_lanes`` then gives them back.
+        """
+        self._hand_on()
+        self.publisher = None
         self.state = State.ENDED
         self.since = now
         self._forget_gop()
         taps, self._taps = self._taps, []
         for tap in taps:
-            tap.on_end()
+            self._call(tap.on_end)
         for lane in self.lanes.values():
             for viewer in list(lane.viewers):
-                viewer.end()
-        if self.lanes:
+                self._call(viewer.end)
+        self._consumed = False
+        if self.lanes and not self.queued:
             self._wake(self)
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters:
-            waiter()
-        self._consumed = bool(self.lanes)
+        self._release_waiters()
 
     def push(self, message: Message) -> None:
-        """Take the publisher's next message; the stream owns it from here on."""
+        """Take the publisher's next message, audio, video or AMF0 data; the stream owns it from here on.
+
+        This runs once per message of every publisher; ``benchmarks.micro_stream`` says what it costs.
+        """
         type = message.type
         payload = message.payload
-        raw = message.timestamp
-        if self._first:
-            self._start_timeline(message)
-        else:
-            # Timestamps are unsigned 32 bits (5.3.1.2.1 via 49.7 days); the nearest reading of the difference
-            # unwraps them, and lets a stream step back a little.
-            self._time += (raw - self._raw + _HALF & _MASK) - _HALF
-        self._raw = raw
-        message.timestamp = self._time
         if type == VIDEO:
             kind = media.classify_video(payload)
             if kind <= media.KEY:
+                message.timestamp = self._timeline.frame(message.timestamp)
+                self._has_video = True
                 self.video_frames += 1
                 if kind == media.KEY:
-                    self._begin_gop(message)
-                    self.key_frames += 1
-                self._has_video = True
-            elif kind == media.SEQUENCE_HEADER:
-                self._has_video = True
-                self._take_header(message)
-        elif type == AUDIO:
-            if media.classify_audio(payload) == media.SEQUENCE_HEADER:
-                self._has_audio = True
-                self._take_header(message)
+                    self._on_key_frame(message)
             else:
+                self._on_other(message, kind)
+        elif type == AUDIO:
+            kind = media.classify_audio(payload)
+            if kind == media.FRAME:
+                message.timestamp = self._timeline.frame(message.timestamp)
                 self._has_audio = True
                 if not self._has_video:
                     # Without video every audio record is a join point.
                     self._begin_gop(message)
+            else:
+                self._on_other(message, kind)
         else:
-            self._take_data(message)
+            self._on_other(message, media.OTHER)
         size = len(payload)
         self.bytes_in += size
         self.messages_in += 1
-        if self._gop_valid:
-            self._gop.append(message)
-            self._gop_bytes += size
+        gop = self._gop
+        if gop is not None:
+            gop.append(message)
+            self._gop_bytes += size + MESSAGE_OVERHEAD
             if (
-                self._gop_bytes > self._settings.gop_bytes
-                or self._time - self._gop_start > self._settings.gop_seconds * 1000
+                self._gop_bytes > self._gop_max_bytes
+                # Either way: a clock that was set back must not stretch the group.
+                or not -self._gop_max_ms <= message.timestamp - self._gop_start <= self._gop_max_ms
             ):
                 self._forget_gop()
         if self._consumed:
@@ -230,13 +253,16 @@ class Stream:
     # Viewers and taps
 
     def lane(self, form: WireForm) -> Lane:
-        """The lane of that form, made on first use from the group of pictures at hand."""
+        """The lane of that form, made on first use from the group of pictures at hand.
+
+        Raises ``OSError`` when there is no memory or descriptor for its log.
+        """
         lane = self.lanes.get(form.name)
         if lane is None:
-            self.flush()
+            self._hand_on()
             lane = Lane(form, self._settings, self._storage)
             if self._gop:
-                lane.publish(self._gop, self._join_head, self._join_generation)
+                self._publish(lane, self._gop)
             self.lanes[form.name] = lane
             self._consumed = True
         return lane
@@ -250,10 +276,15 @@ class Stream:
         self._consumed = bool(self.lanes or self._taps)
 
     def attach(self, tap: Tap) -> None:
-        """Hand ``tap`` the head and the group of pictures at hand, then every message."""
-        self.flush()
-        head = self._join_head if self._gop else tuple(self._head.values())
-        tap.on_messages([*head, *self._gop])
+        """Hand ``tap`` the head and the group of pictures at hand, then every message.
+
+        What ``tap.on_messages`` raises meanwhile is the caller's, and the tap is not attached then.
+        """
+        self._hand_on()
+        gop = self._gop or []
+        head = self._join_head if gop else self._head.values()
+        time = self._gop_start if gop else self._timeline.time
+        tap.on_messages([*(Message(m.type, time, m.msid, m.payload) for m in head), *gop])
         self._taps.append(tap)
         self._consumed = True
 
@@ -292,19 +323,9 @@ class Stream:
         return bool(self._taps or self._waiters) or any(lane.viewers for lane in self.lanes.values())
 
     def flush(self) -> None:
-        """Hand on what came since the last flush.  Raises ``OSError`` when a log cannot take it."""
-        fresh = self._fresh
-        if not fresh:
-            return
-        self._fresh = []
-        failure: OSError | None = None
-        for lane in self.lanes.values():
-            try:
-                lane.publish(fresh, self._join_head, self._join_generation)
-            except OSError as error:
-                failure = error
-        for tap in self._taps:
-            tap.on_messages(fresh)
+        """Hand on what came since the last flush.  Raises ``OSError`` when a log could not take it, then or before."""
+        self._hand_on()
+        failure, self._log_failure = self._log_failure, None
         if failure is not None:
             raise failure
 
@@ -312,16 +333,19 @@ class Stream:
 
     @property
     def tracks_known(self) -> bool:
-        """Whether it is known which of audio and video the stream has: both seen, announced, or time enough."""
+        """Whether it is known which of audio and video the stream has: both seen, those announced seen, or time
+        enough passed."""
         if self._has_audio and self._has_video:
             return True
-        if self.metadata:
-            return (
-                ("videocodecid" not in self.metadata or self._has_video)
-                and ("audiocodecid" not in self.metadata or self._has_audio)
-                and (self._has_audio or self._has_video)
-            )
-        return (self._has_audio or self._has_video) and self.last_message - self.started > 0.5
+        if not (self._has_audio or self._has_video) or self._tracks_since is None:
+            return False
+        waited = self.last_message - self._tracks_since
+        if waited > ANNOUNCED_SECONDS:
+            return True
+        video, audio = "videocodecid" in self.metadata, "audiocodecid" in self.metadata
+        if not (video or audio):
+            return waited > TRACKS_SECONDS
+        return (self._has_video or not video) and (self._has_audio or not audio)
 
     @property
     def tracks(self) -> tuple[bool, bool]:
@@ -331,96 +355,141 @@ class Stream:
     @property
     def time(self) -> int:
         """Media time of the newest message, milliseconds."""
-        return self._time
+        return self._timeline.time
 
     @property
     def gop_size(self) -> tuple[int, int]:
-        """Messages and payload bytes kept for joiners."""
-        return len(self._gop), self._gop_bytes
+        """Messages kept for joiners, and bytes they count, ``MESSAGE_OVERHEAD`` included."""
+        return len(self._gop or ()), self._gop_bytes
 
     def head_payload(self, type: int) -> bytes:
-        """The newest sequence header (or, without one, legacy frame) of audio or video, or ``b""``."""
-        for message in self._head.values():
-            if message.type == type:
-                return message.payload
-        for message in self._gop:
+        """The newest sequence header (or, without one, a legacy frame) of audio or video, or ``b""``."""
+        for message in chain(self._head.values(), self._gop or ()):
             if message.type == type:
                 return message.payload
         return b""
 
-    # Inside
+    # Handing on
+
+    def _hand_on(self) -> None:
+        fresh = self._fresh
+        if not fresh:
+            return
+        self._fresh = []
+        for lane in self.lanes.values():
+            self._publish(lane, fresh)
+        for tap in tuple(self._taps):
+            self._call_tap(tap, tap.on_messages, fresh)
+
+    def _publish(self, lane: Lane, messages: Sequence[Message]) -> None:
+        try:
+            lane.publish(messages, self._join_head, self._join_generation)
+        except OSError as error:
+            self._log_failure = error
 
     def _signal(self, live: bool) -> None:
         for lane in self.lanes.values():
             for viewer in list(lane.viewers):
-                viewer.signal(live)
+                self._call(viewer.signal, live)
 
-    def _start_timeline(self, message: Message) -> None:
-        """The first *frame* fixes the timeline: encoders stamp the headers before it with 0 whatever follows."""
-        if self._continue_at is None:
-            self._time = message.timestamp
-        else:
-            self._time = self._continue_at
-        payload = message.payload
-        if message.type == VIDEO:
-            self._first = media.classify_video(payload) > media.KEY
-        elif message.type == AUDIO:
-            self._first = media.classify_audio(payload) != media.FRAME
-        if not self._first:
-            self._continue_at = None
+    def _release_waiters(self) -> None:
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters:
+            self._call(waiter)
+
+    def _call_tap(self, tap: Tap, method: Callable[..., None], *arguments: object) -> None:
+        if not self._call(method, *arguments):
+            self.detach(tap)
+
+    def _call(self, method: Callable[..., None], *arguments: object) -> bool:
+        return protected(self._journal, self.key, method, *arguments)
+
+    # Join points
+
+    def _on_key_frame(self, message: Message) -> None:
+        self.key_frames += 1
+        if self._key_time is not None and message.timestamp >= self._key_time:
+            self.gop_ms = message.timestamp - self._key_time
+        self._key_time = message.timestamp
+        self._begin_gop(message)
 
     def _begin_gop(self, message: Message) -> None:
-        if self._has_video and self._gop_valid:
-            self.gop_ms = self._time - self._gop_start
         message.join = True
         self._gop = []
         self._gop_bytes = 0
-        self._gop_start = self._time
-        self._gop_valid = True
-        if self._join_generation != self._generation or not self._join_head:
+        self._gop_start = message.timestamp
+        if self._tracks_since is None:
+            self._tracks_since = self.last_message
+        if self._join_generation != self._generation:
             self._join_head = tuple(self._head.values())
             self._join_generation = self._generation
 
     def _forget_gop(self) -> None:
-        self._gop = []
-        self._gop_bytes = 0
-        self._gop_valid = False
-        self._drop_joins()
-
-    def _drop_joins(self) -> None:
         """Joiners of every lane wait for the next join point."""
+        self._gop = None
+        self._gop_bytes = 0
         for message in self._fresh:
             message.join = False
         for lane in self.lanes.values():
             lane.log.drop_join()
 
-    def _take_header(self, message: Message) -> None:
-        key = (message.type, _track(message))
-        known = self._head.get(key)
-        if known is None or known.payload != message.payload:
-            self._head[key] = message
-            self._generation += 1
+    # Head
 
-    def _take_data(self, message: Message) -> None:
+    def _on_other(self, message: Message, kind: int) -> None:
+        """Whatever is no coded frame."""
+        message.timestamp = self._timeline.other(message.timestamp)
+        if kind == media.SEQUENCE_HEADER:
+            if message.type == VIDEO:
+                self._has_video = True
+            else:
+                self._has_audio = True
+            if self._tracks_since is None:
+                self._tracks_since = self.last_message
+            self._keep(message, kind, _tracks(message))
+        elif kind == media.METADATA:
+            self._keep(message, kind, _tracks(message))
+        elif message.type == DATA_AMF0:
+            self._on_data(message)
+
+    def _on_data(self, message: Message) -> None:
+        tracks: frozenset[int] = frozenset()
+        known = self._head.get((message.type, media.METADATA, tracks))
+        if known is not None and known.payload == message.payload:
+            return
         try:
             values = amf.decode0(message.payload)
         except AmfError:
             return
         if values and values[0] == "onMetaData":
-            key = (message.type, 0)
-            known = self._head.get(key)
-            if known is None or known.payload != message.payload:
-                # Metadata goes first in the head, whenever it came.
-                self._head = {key: message, **{k: m for k, m in self._head.items() if k != key}}
-                self._generation += 1
+            self._keep(message, media.METADATA, tracks)
             self.metadata = dict(values[1]) if len(values) > 1 and isinstance(values[1], dict) else {}
 
+    def _keep(self, message: Message, kind: int, tracks: frozenset[int]) -> None:
+        """Put a header into the head, in the place of what it makes obsolete."""
+        type = message.type
+        known = self._head.get((type, kind, tracks))
+        if known is not None and known.payload == message.payload:
+            return
+        self._generation += 1
+        # A new configuration makes the metadata of the old one obsolete as well.
+        kept = {
+            key: m for key, m in self._head.items() if key[0] != type or key[1] < kind or not key[2] <= tracks
+        }
+        size = sum(len(m.payload) + MESSAGE_OVERHEAD for m in kept.values())
+        if size + len(message.payload) + MESSAGE_OVERHEAD > HEAD_BYTES:
+            self._head = kept
+        elif type == DATA_AMF0:
+            # Metadata goes first, whenever it came.
+            self._head = {(type, kind, tracks): message, **kept}
+        else:
+            self._head = {**kept, (type, kind, tracks): message}
 
-def _track(message: Message) -> int | tuple[int, ...]:
-    """Which track's configuration a sequence header is."""
+
+def _tracks(message: Message) -> frozenset[int]:
+    """Whose configuration a sequence header is; 0 is the default track, and the only one outside multitrack."""
     try:
         tags: Sequence[media.VideoTag | media.AudioTag]
         tags = media.parse_video(message.payload) if message.type == VIDEO else media.parse_audio(message.payload)
     except media.MediaError:
-        return 0
-    return tags[0].track if len(tags) == 1 else tuple(tag.track for tag in tags)
+        return frozenset((0,))
+    return frozenset(tag.track for tag in tags)

@@ -12,6 +12,7 @@ from inspect import isfunction
 from pyrtmp.media import (
     FRAME,
     KEY,
+    METADATA,
     OTHER,
     SEQUENCE_HEADER,
     MediaError,
@@ -30,7 +31,7 @@ def check(data: bytes) -> None:
     """Read ``data`` as a video and as an audio message.  The only permitted exception is ``MediaError``, out of
     ``parse_video`` and ``parse_audio``."""
     kind = classify_video(data)
-    assert kind in (FRAME, KEY, SEQUENCE_HEADER, OTHER)
+    assert kind in (FRAME, KEY, SEQUENCE_HEADER, METADATA, OTHER)
     try:
         video_tags = parse_video(data)
     except MediaError:
@@ -44,7 +45,7 @@ def check(data: bytes) -> None:
     assert codec_string_video(data).isascii()
 
     kind = classify_audio(data)
-    assert kind in (FRAME, SEQUENCE_HEADER, OTHER)
+    assert kind in (FRAME, SEQUENCE_HEADER, METADATA, OTHER)
     try:
         audio_tags = parse_audio(data)
     except MediaError:

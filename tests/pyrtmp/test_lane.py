@@ -85,9 +85,9 @@ def test_joiners_begin_with_the_head_and_the_join_point(at: int) -> None:
     messages = [frame(40 * index + 7, join=index == at) for index in range(3)]
     lane.publish(messages, (META, HEADER), 5)
     assert chain(first) == wire(*messages)
-    # The head carries the join point's time, so that players do not see time go back.
+    # The head carries the join point's time, so that players do not see time go back; metadata are time 0's.
     time = messages[at].timestamp
-    head = [Message(META.type, time, 0, META.payload), Message(HEADER.type, time, 0, HEADER.payload)]
+    head = [Message(META.type, 0, 0, META.payload), Message(HEADER.type, time, 0, HEADER.payload)]
     assert joined(lane) == wire(*head, *messages[at:])
     assert lane.generation == 5
 

@@ -13,6 +13,7 @@ from pyrtmp.errors import PeerError
 from pyrtmp.media import (
     FRAME,
     KEY,
+    METADATA,
     OTHER,
     SEQUENCE_HEADER,
     AudioInfo,
@@ -85,7 +86,7 @@ VIDEO: list[tuple[str, list[VideoTag]]] = [
     ("a3687663310000011a02", [video("hevc", FRAME, 0, "0000011a02")]),
     ("9368766331ff", [video("hevc", KEY, 0, "ff")]),
     ("9261766331", [video("h264", OTHER, 0, "")]),
-    ("d468766331020009636f6c6f72496e666f03", [video("hevc", OTHER, 0, "020009636f6c6f72496e666f03")]),
+    ("d468766331020009636f6c6f72496e666f03", [video("hevc", METADATA, 0, "020009636f6c6f72496e666f03")]),
     ("91" + fourcc("avc1") + "ffffff01", [video("h264", KEY, -1, "01")]),
     ("91" + fourcc("vvc1") + "00000201", [video("vvc", KEY, 2, "01")]),
     ("906176303181050c000a0b", [video("av1", SEQUENCE_HEADER, 0, "81050c000a0b")]),
@@ -98,7 +99,7 @@ VIDEO: list[tuple[str, list[VideoTag]]] = [
     ("98687663310a", [video("hevc", OTHER, 0, "0a")]),
     # a command: one UI8, no FourCC, except with a metadata packet
     ("d001", [video("", OTHER, 0, "01")]),
-    ("d4" + fourcc("hvc1") + "02", [video("hevc", OTHER, 0, "02")]),
+    ("d4" + fourcc("hvc1") + "02", [video("hevc", METADATA, 0, "02")]),
     # Multitrack: one track; many with one codec; many with many codecs
     ("960168766331" + "03" + "00002aff", [video("hevc", KEY, 42, "ff", track=3)]),
     (
@@ -145,7 +146,7 @@ AUDIO: list[tuple[str, list[AudioTag]]] = [
     ("2f", [audio("mp3", FRAME, "", legacy=(44100, 2, 16))]),
     ("904f7075734f70757348656164", [audio("opus", SEQUENCE_HEADER, "4f70757348656164")]),
     ("914f707573fcfffe", [audio("opus", FRAME, "fcfffe")]),
-    ("944f707573010200000003", [audio("opus", OTHER, "010200000003")]),
+    ("944f707573010200000003", [audio("opus", METADATA, "010200000003")]),
     ("924f707573", [audio("opus", OTHER, "")]),
     ("90664c61431200", [audio("flac", SEQUENCE_HEADER, "1200")]),
     ("9061632d33", [audio("ac3", SEQUENCE_HEADER, "")]),
@@ -212,7 +213,7 @@ def test_broken_video_tags(payload: str) -> None:
     data = bytes.fromhex(payload)
     with pytest.raises(MediaError):
         parse_video(data)
-    assert classify_video(data) in (FRAME, KEY, SEQUENCE_HEADER, OTHER)
+    assert classify_video(data) in (FRAME, KEY, SEQUENCE_HEADER, METADATA, OTHER)
     assert describe_video(data) == VideoInfo("")
     assert codec_string_video(data) == ""
 
@@ -228,7 +229,7 @@ def test_broken_audio_tags(payload: str) -> None:
     data = bytes.fromhex(payload)
     with pytest.raises(MediaError):
         parse_audio(data)
-    assert classify_audio(data) in (FRAME, SEQUENCE_HEADER, OTHER)
+    assert classify_audio(data) in (FRAME, SEQUENCE_HEADER, METADATA, OTHER)
     assert describe_audio(data) == AudioInfo("")
     assert codec_string_audio(data) == ""
 
@@ -297,7 +298,7 @@ payloads = st.one_of(st.binary(max_size=60), st.builds(lambda first, rest: first
 @given(payloads)
 def test_any_bytes_as_video(payload: bytes) -> None:
     kind = classify_video(payload)
-    assert kind in (FRAME, KEY, SEQUENCE_HEADER, OTHER)
+    assert kind in (FRAME, KEY, SEQUENCE_HEADER, METADATA, OTHER)
     describe_video(payload)
     codec_string_video(payload)
     try:
@@ -314,7 +315,7 @@ def test_any_bytes_as_video(payload: bytes) -> None:
 @given(payloads)
 def test_any_bytes_as_audio(payload: bytes) -> None:
     kind = classify_audio(payload)
-    assert kind in (FRAME, SEQUENCE_HEADER, OTHER)
+    assert kind in (FRAME, SEQUENCE_HEADER, METADATA, OTHER)
     describe_audio(payload)
     codec_string_audio(payload)
     try:
@@ -327,7 +328,8 @@ def test_any_bytes_as_audio(payload: bytes) -> None:
 
 
 FOURCCS = {"h264": b"avc1", "hevc": b"hvc1", "vvc": b"vvc1", "av1": b"av01", "vp9": b"vp09", "vp8": b"vp08"}
-KINDS = {(1, 1): KEY, (2, 1): FRAME, (1, 3): KEY, (3, 3): FRAME, (1, 0): SEQUENCE_HEADER, (1, 2): OTHER, (1, 4): OTHER}
+KINDS = {(1, 1): KEY, (2, 1): FRAME, (1, 3): KEY, (3, 3): FRAME, (1, 0): SEQUENCE_HEADER, (1, 2): OTHER,
+         (1, 4): METADATA}
 
 
 def mod_ex_entry(data: bytes, mod_ex_type: int, packet_type: int) -> bytes:

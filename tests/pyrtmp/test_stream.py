@@ -1,0 +1,883 @@
+"""``pyrtmp.stream``: one live stream with fake publishers, viewers and taps, and logs in plain memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from pyrtmp import amf
+from pyrtmp.forms import RtmpForm
+from pyrtmp.lane import Lane
+from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
+from pyrtmp.names import StreamKey
+from pyrtmp.settings import StreamSettings
+from pyrtmp.stream import ANNOUNCED_SECONDS, HEAD_BYTES, MESSAGE_OVERHEAD, TRACKS_SECONDS, State, Stream
+from pyrtmp.wirelog import PlainStorage
+
+AVC_HEADER = b"\x17\x00\x00\x00\x00config"
+KEY = b"\x17\x01\x00\x00\x00key"
+INTER = b"\x27\x01\x00\x00\x00inter"
+AAC_HEADER = b"\xaf\x00\x12\x10"
+AAC = b"\xaf\x01aac"
+H263_KEY = b"\x12key"
+H263_INTER = b"\x22inter"
+MP3 = b"\x2fmp3"
+ANNOUNCED = {"videocodecid": 7.0, "audiocodecid": 10.0}
+
+
+def video(timestamp: int, payload: bytes) -> Message:
+    return Message(VIDEO, timestamp, 1, payload)
+
+
+def audio(timestamp: int, payload: bytes) -> Message:
+    return Message(AUDIO, timestamp, 1, payload)
+
+
+def metadata(timestamp: int = 0, /, **facts: Any) -> Message:
+    return Message(DATA_AMF0, timestamp, 1, amf.encode0("onMetaData", facts))
+
+
+def track_header(track: int, config: bytes = b"config") -> bytes:
+    """Enhanced RTMP: video, multitrack, one track, SequenceStart, hvc1."""
+    return bytes((0x96, 0x00)) + b"hvc1" + bytes((track,)) + config
+
+
+class FakeJournal:
+    def __init__(self) -> None:
+        self.errors: list[dict[str, Any]] = []
+
+    def debug(self, event: str, **facts: Any) -> None:
+        raise AssertionError(event)
+
+    info = warning = debug
+
+    def error(self, event: str, **facts: Any) -> None:
+        self.errors.append({"event": event, **facts})
+
+
+class FakePublisher:
+    id = "publisher"
+
+    def displaced(self, stream: Stream, code: str, description: str) -> None:
+        raise AssertionError("a stream displaces nobody")
+
+
+class FakeViewer:
+    fd = -1
+    segment = None
+    offset = 0
+    ready = False
+
+    def __init__(self, lane: Lane) -> None:
+        self.calls: list[object] = []
+        lane.viewers[self] = None
+
+    def serve(self, now: float) -> bool:
+        raise AssertionError("a stream serves nobody")
+
+    def fell_short(self, limit: int, now: float) -> None:
+        raise AssertionError("a stream serves nobody")
+
+    def failed(self, error: OSError) -> None:
+        raise AssertionError("a stream serves nobody")
+
+    def end(self) -> None:
+        self.calls.append("end")
+
+    def signal(self, live: bool) -> None:
+        self.calls.append(live)
+
+
+class FakeTap:
+    def __init__(self) -> None:
+        self.got: list[Message | str] = []
+
+    def on_messages(self, messages: Sequence[Message]) -> None:
+        self.got += messages
+
+    def on_restart(self) -> None:
+        self.got.append("restart")
+
+    def on_end(self) -> None:
+        self.got.append("end")
+
+    @property
+    def brief(self) -> list[tuple[int, bytes] | str]:
+        return [(m.timestamp, m.payload) if isinstance(m, Message) else m for m in self.got]
+
+
+class BrokenTap(FakeTap):
+    """Fails in whatever is called after ``attach``."""
+
+    broken = False
+
+    def on_messages(self, messages: Sequence[Message]) -> None:
+        if self.broken:
+            raise ZeroDivisionError("messages")
+
+    def on_restart(self) -> None:
+        raise ZeroDivisionError("restart")
+
+    def on_end(self) -> None:
+        raise ZeroDivisionError("end")
+
+
+class FullStorage(PlainStorage):
+    """Memory that can run out."""
+
+    full = False
+
+    def write(self, buffers: Sequence[bytes]) -> None:
+        if FullStorage.full:
+            raise OSError("no memory")
+        super().write(buffers)
+
+
+class Subject:
+    """A stream under test, and what became of it."""
+
+    def __init__(self, storage: Callable[[], PlainStorage] = PlainStorage, **settings: Any) -> None:
+        self.journal = FakeJournal()
+        self.woken = 0
+        self.now = 100.0
+        self.stream = Stream(
+            StreamKey("live", "cam"), StreamSettings(**settings), self._wake, self.now, storage, self.journal
+        )
+
+    def _wake(self, stream: Stream) -> None:
+        assert stream is self.stream
+        assert not stream.queued
+        stream.queued = True
+        self.woken += 1
+
+    def round(self) -> None:
+        self.stream.queued = False
+        self.stream.flush()
+
+    def begin(self, *messages: Message) -> FakePublisher:
+        publisher = FakePublisher()
+        self.stream.begin(publisher, self.now)
+        self.push(*messages)
+        return publisher
+
+    def push(self, *messages: Message, after: float = 0.0) -> None:
+        self.now += after
+        for message in messages:
+            self.stream.last_message = self.now
+            self.stream.push(message)
+
+    def leave(self, after: float = 0.0) -> None:
+        self.now += after
+        self.stream.leave(self.now)
+
+    def lane(self) -> Lane:
+        return self.stream.lane(RtmpForm())
+
+
+def decode(data: bytes) -> list[tuple[int, bytes]]:
+    """``(timestamp, payload)`` of RTMP records with short payloads."""
+    return [
+        (int.from_bytes(data[start + 1 : start + 4], "big"), data[start + 12 : end])
+        for _, start, end in RtmpForm().records(data)
+    ]
+
+
+def joiner(lane: Lane) -> list[tuple[int, bytes]] | None:
+    """What a viewer that joins now is sent, or None when it must wait."""
+    segment, data = lane.log.join, b""
+    if segment is None:
+        return None
+    offset = lane.log.join_offset
+    while segment is not None:
+        data += segment.read(offset, segment.size - offset)
+        segment, offset = segment.next, 0
+    return decode(lane.head() + data)
+
+
+def whole(lane: Lane) -> list[tuple[int, bytes]]:
+    """What a viewer sees that has been there since the lane was made (one segment)."""
+    return decode(lane.log.tail.read(0, lane.log.tail.size))
+
+
+@pytest.fixture
+def subject() -> Subject:
+    return Subject()
+
+
+# Publishing
+
+
+def test_a_stream_is_awaited_then_live_then_gone_then_ended(subject: Subject) -> None:
+    stream = subject.stream
+    assert (stream.state, stream.live) == (State.AWAITED, False)
+    publisher = subject.begin()
+    assert (stream.state, stream.live, stream.publisher, stream.sessions) == (State.LIVE, True, publisher, 1)
+    subject.leave(3.0)
+    assert (stream.state, stream.live, stream.publisher, stream.since) == (State.GONE, False, None, subject.now)
+    stream.end(110.0)
+    assert (stream.state, stream.since) == (State.ENDED, 110.0)
+
+
+def test_end_with_a_publisher_lets_it_go(subject: Subject) -> None:
+    subject.begin(video(0, KEY))
+    lane = subject.lane()
+    viewer = FakeViewer(lane)
+    subject.push(video(40, INTER))
+    subject.stream.end(subject.now)
+    assert subject.stream.publisher is None
+    assert viewer.calls == ["end"]
+    assert whole(lane)[-1] == (40, INTER), "what was left is handed on before the end"
+
+
+def test_facts_are_counted_as_messages_pass(subject: Subject) -> None:
+    subject.begin(video(0, AVC_HEADER), video(0, KEY), audio(3, AAC), video(40, INTER), video(1960, KEY))
+    stream = subject.stream
+    assert (stream.messages_in, stream.video_frames, stream.key_frames) == (5, 3, 2)
+    assert stream.bytes_in == len(AVC_HEADER + KEY + AAC + INTER + KEY)
+    assert (stream.gop_ms, stream.time, stream.tracks) == (1960, 1960, (True, True))
+
+
+def test_the_distance_between_key_frames_is_known_for_groups_too_long_to_keep() -> None:
+    subject = Subject(gop_seconds=5)
+    subject.begin(video(0, KEY), *(video(t, INTER) for t in range(1000, 20_000, 1000)), video(20_000, KEY))
+    assert subject.stream.gop_ms == 20_000
+
+
+def test_the_distance_between_key_frames_is_not_counted_from_sound_or_backwards(subject: Subject) -> None:
+    subject.begin(audio(0, AAC), video(30, AVC_HEADER), video(40, KEY))
+    assert subject.stream.gop_ms == 0
+    subject.push(video(2040, KEY), video(10, KEY))
+    assert subject.stream.gop_ms == 2000
+
+
+def test_nobody_is_woken_for_a_stream_nobody_wants(subject: Subject) -> None:
+    subject.begin(video(0, KEY))
+    assert subject.woken == 0
+    subject.lane()
+    subject.push(video(40, INTER), video(80, INTER))
+    assert subject.woken == 1, "once until the round has come"
+    subject.round()
+    subject.push(video(120, INTER))
+    assert subject.woken == 2
+
+
+# Head and join points
+
+
+def test_the_head_is_metadata_then_headers_whatever_their_order(subject: Subject) -> None:
+    about = metadata(0, **ANNOUNCED)
+    subject.begin(audio(0, AAC_HEADER), video(0, AVC_HEADER), about, video(5000, KEY), audio(5010, AAC))
+    assert joiner(subject.lane()) == [
+        (0, about.payload), (5000, AAC_HEADER), (5000, AVC_HEADER), (5000, KEY), (5010, AAC)
+    ]  # fmt: skip
+
+
+def test_a_lane_from_the_beginning_and_a_lane_made_late_offer_joiners_the_same(subject: Subject) -> None:
+    early = subject.lane()
+    for n in range(5):
+        subject.push(video(n * 1000, AVC_HEADER), video(n * 1000, KEY), audio(n * 1000 + 20, AAC))
+        subject.round()
+    expected = [(4000, AVC_HEADER), (4000, KEY), (4020, AAC)]
+    assert joiner(early) == expected
+    early.form = _Renamed()
+    subject.stream.lanes = {"other": early}
+    assert joiner(subject.lane()) == expected
+
+
+class _Renamed(RtmpForm):
+    name = "other"
+
+
+def test_messages_not_flushed_yet_are_neither_lost_nor_doubled_for_a_new_lane(subject: Subject) -> None:
+    subject.stream.attach(tap := FakeTap())
+    subject.begin(video(0, KEY), video(40, INTER))
+    lane = subject.lane()
+    subject.push(video(80, INTER))
+    subject.round()
+    assert whole(lane) == tap.brief == [(0, KEY), (40, INTER), (80, INTER)]
+
+
+def test_a_header_after_the_join_point_goes_inline_then_into_the_next_head(subject: Subject) -> None:
+    lane = subject.lane()
+    subject.begin(video(0, AVC_HEADER), video(0, KEY), audio(5, AAC_HEADER), audio(10, AAC))
+    subject.round()
+    expected = [(0, AVC_HEADER), (0, KEY), (5, AAC_HEADER), (10, AAC)]
+    assert joiner(lane) == expected
+    subject.push(video(2000, KEY))
+    subject.round()
+    assert joiner(lane) == [(2000, AVC_HEADER), (2000, AAC_HEADER), (2000, KEY)]
+
+
+def test_a_changed_header_goes_inline_and_bumps_the_generation_an_equal_one_does_not(subject: Subject) -> None:
+    changed = AVC_HEADER + b"2"
+    lane = subject.lane()
+    subject.begin(video(0, AVC_HEADER), metadata(0), video(0, KEY))
+    subject.round()
+    first = lane.generation
+    subject.push(metadata(1990), video(2000, AVC_HEADER), video(2000, KEY))
+    subject.round()
+    assert lane.generation == first
+    subject.push(video(4000, changed), video(4000, KEY))
+    subject.round()
+    assert lane.generation > first
+    about = metadata(0).payload
+    assert joiner(lane) == [(0, about), (4000, changed), (4000, KEY)]
+    assert whole(lane) == [
+        (0, AVC_HEADER), (0, about), (0, KEY), (1990, about), (2000, AVC_HEADER), (2000, KEY), (4000, changed),
+        (4000, KEY),
+    ]  # fmt: skip
+
+
+def test_each_track_keeps_its_header(subject: Subject) -> None:
+    default, second = track_header(0), track_header(1)
+    newer = track_header(1, b"newer")
+    subject.begin(video(0, default), video(0, second), video(0, KEY))
+    assert joiner(subject.lane()) == [(0, default), (0, second), (0, KEY)]
+    subject.push(video(40, newer), video(2000, KEY))
+    subject.round()
+    assert joiner(subject.lane()) == [(2000, default), (2000, newer), (2000, KEY)]
+
+
+def test_a_header_for_several_tracks_replaces_theirs(subject: Subject) -> None:
+    both = bytes((0x96, 0x10)) + b"hvc1" + b"\x00\x00\x00\x01a" + b"\x01\x00\x00\x01b"
+    subject.begin(video(0, track_header(0)), video(0, track_header(1)), video(0, both), video(0, KEY))
+    assert joiner(subject.lane()) == [(0, both), (0, KEY)]
+
+
+def test_the_head_is_bounded_and_what_does_not_fit_is_relayed(subject: Subject) -> None:
+    big = [video(0, track_header(track, bytes(HEAD_BYTES // 4))) for track in range(200)]
+    subject.stream.attach(tap := FakeTap())
+    subject.begin(video(0, AVC_HEADER), *big, video(0, KEY))
+    subject.round()
+    assert len(tap.got) == 202
+    head = subject.lane().head()
+    assert AVC_HEADER not in head, "replaced by that of track 0"
+    assert HEAD_BYTES // 2 < len(head) < HEAD_BYTES + 1000
+    subject.push(video(0, AVC_HEADER + bytes(HEAD_BYTES)), video(2000, KEY))
+    subject.round()
+    assert subject.stream.head_payload(VIDEO) == big[1].payload, "a header out of date is worse than none"
+
+
+def test_data_that_is_no_metadata_or_does_not_decode_is_relayed_only(subject: Subject) -> None:
+    cue = Message(DATA_AMF0, 10, 1, amf.encode0("onCuePoint", {}))
+    broken = Message(DATA_AMF0, 20, 1, b"\x02\xff\xff")
+    empty = Message(DATA_AMF0, 30, 1, b"")
+    lane = subject.lane()
+    subject.begin(video(0, KEY), cue, broken, empty)
+    subject.round()
+    assert whole(lane)[1:] == [(10, cue.payload), (20, broken.payload), (30, b"")]
+    assert joiner(lane) == whole(lane)
+    assert subject.stream.metadata == {}
+
+
+def test_metadata_without_an_object_says_nothing(subject: Subject) -> None:
+    subject.begin(metadata(0, width=640.0))
+    assert subject.stream.metadata == {"width": 640.0}
+    subject.push(Message(DATA_AMF0, 0, 1, amf.encode0("onMetaData")))
+    assert subject.stream.metadata == {}
+
+
+def test_joiners_wait_for_a_key_frame(subject: Subject) -> None:
+    lane = subject.lane()
+    subject.begin(video(0, AVC_HEADER), video(0, INTER), audio(3, AAC), video(40, INTER))
+    subject.round()
+    assert joiner(lane) is None
+    subject.push(video(80, KEY))
+    subject.round()
+    assert joiner(lane) == [(80, AVC_HEADER), (80, KEY)]
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_group_beyond_its_seconds_is_no_join_point(flushed: bool) -> None:
+    subject = Subject(gop_seconds=10)
+    lane = subject.lane()
+    subject.begin(video(0, KEY), video(10_000, INTER))
+    if flushed:
+        subject.round()
+        assert joiner(lane)
+    subject.push(video(10_001, INTER))
+    subject.round()
+    assert joiner(lane) is None
+    assert subject.stream.gop_size == (0, 0)
+    subject.push(video(10_040, INTER), video(11_000, KEY), video(11_040, INTER))
+    subject.round()
+    assert joiner(lane) == [(11_000, KEY), (11_040, INTER)]
+
+
+def test_a_clock_set_back_does_not_stretch_the_group() -> None:
+    subject = Subject(gop_seconds=10)
+    subject.begin(video(3_600_000, KEY), video(0, INTER))
+    assert subject.stream.gop_size == (0, 0)
+
+
+@pytest.mark.parametrize("payload", [INTER, INTER + bytes(5000), b""])
+def test_a_group_is_bounded_in_bytes_however_small_its_messages_are(payload: bytes) -> None:
+    subject = Subject(gop_bytes=100_000)
+    subject.begin(video(0, KEY))
+    most = 0
+    for _ in range(100_000 // MESSAGE_OVERHEAD):
+        most = max(most, subject.stream.gop_size[1])
+        assert most <= 100_000
+        subject.push(video(0, payload))
+        if not subject.stream.gop_size[0]:
+            break
+    else:
+        raise AssertionError("never dropped")
+    assert most > 100_000 - len(payload) - 2 * MESSAGE_OVERHEAD
+
+
+def test_what_a_message_counts_beside_its_payload_covers_what_python_needs() -> None:
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        kept = [Message(VIDEO, 1 << 40 | n, 1, bytes(bytearray(40))) for n in range(10_000)]
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert used / len(kept) <= 40 + MESSAGE_OVERHEAD
+
+
+def test_sound_alone_every_record_is_a_join_point_and_nothing_piles_up(subject: Subject) -> None:
+    lane = subject.lane()
+    subject.begin(audio(0, AAC_HEADER))
+    for n in range(1000):
+        subject.push(audio(n * 23, AAC))
+        assert subject.stream.gop_size[0] == 1
+        if n % 10 == 9:
+            subject.round()
+            assert joiner(lane) == [(n * 23, AAC_HEADER), (n * 23, AAC)]
+    assert subject.stream.tracks == (True, False)
+
+
+def test_sound_first_then_a_picture(subject: Subject) -> None:
+    lane = subject.lane()
+    subject.begin(audio(0, AAC_HEADER), audio(0, AAC), audio(23, AAC))
+    subject.round()
+    assert joiner(lane) == [(23, AAC_HEADER), (23, AAC)]
+    subject.push(video(40, AVC_HEADER), audio(46, AAC), video(50, KEY), audio(69, AAC))
+    subject.round()
+    assert joiner(lane) == [(50, AAC_HEADER), (50, AVC_HEADER), (50, KEY), (69, AAC)]
+
+
+def test_an_empty_audio_message_is_neither_sound_nor_a_join_point(subject: Subject) -> None:
+    lane = subject.lane()
+    subject.begin(audio(0, b""), audio(0, b"\xaf"))
+    subject.round()
+    assert joiner(lane) is None
+    assert subject.stream.tracks == (False, False)
+
+
+def test_a_picture_alone(subject: Subject) -> None:
+    subject.begin(video(0, AVC_HEADER), video(0, KEY), video(40, INTER))
+    assert joiner(subject.lane()) == [(0, AVC_HEADER), (0, KEY), (40, INTER)]
+    assert subject.stream.tracks == (False, True)
+
+
+def test_codecs_without_a_header(subject: Subject) -> None:
+    subject.begin(video(0, H263_KEY), audio(5, MP3), video(40, H263_INTER))
+    assert joiner(subject.lane()) == [(0, H263_KEY), (5, MP3), (40, H263_INTER)]
+    assert subject.stream.head_payload(VIDEO) == H263_KEY
+    assert subject.stream.head_payload(AUDIO) == MP3
+
+
+def test_head_payload_is_the_newest_header_or_nothing(subject: Subject) -> None:
+    assert subject.stream.head_payload(VIDEO) == b""
+    subject.begin(video(0, AVC_HEADER), video(0, AVC_HEADER + b"2"), video(0, KEY))
+    assert subject.stream.head_payload(VIDEO) == AVC_HEADER + b"2"
+    assert subject.stream.head_payload(AUDIO) == b""
+
+
+# Timeline (its arithmetic: test_timeline.py)
+
+
+def test_headers_stamped_zero_before_and_between_frames_that_began_elsewhere(subject: Subject) -> None:
+    begin = 3_000_000
+    subject.stream.attach(tap := FakeTap())
+    subject.begin(metadata(0), video(0, AVC_HEADER), video(begin, KEY), video(0, AVC_HEADER), video(begin + 40, INTER))
+    subject.round()
+    assert [m.timestamp for m in tap.got if isinstance(m, Message)] == [0, 0, begin, begin, begin + 40]
+    assert joiner(subject.lane()) == [
+        (0, metadata(0).payload), (begin, AVC_HEADER), (begin, KEY), (begin, AVC_HEADER), (begin + 40, INTER)
+    ]  # fmt: skip
+
+
+def test_roll_over_inside_a_group(subject: Subject) -> None:
+    begin = (1 << 32) - 20
+    subject.stream.attach(tap := FakeTap())
+    subject.begin(video(begin, KEY), video(20, INTER))
+    subject.round()
+    assert [m.timestamp for m in tap.got if isinstance(m, Message)] == [begin, (1 << 32) + 20]
+    assert subject.stream.gop_size[0] == 2
+
+
+# Another publisher
+
+
+def test_a_returning_publisher_continues_the_timeline_for_those_who_stayed(subject: Subject) -> None:
+    lane = subject.lane()
+    viewer = FakeViewer(lane)
+    for number in range(10):
+        subject.begin(metadata(0), video(0, AVC_HEADER), video(0, KEY), audio(10, AAC), video(40, INTER))
+        subject.round()
+        subject.leave(1.0)
+        subject.now += 1.5
+        assert viewer.calls[-1] is False
+        assert (viewer.calls[-2] is True) if number else len(viewer.calls) == 1
+    times = [timestamp for timestamp, payload in whole(lane)]
+    assert times == sorted(times)
+    assert [t for t, payload in whole(lane) if payload == KEY] == [n * 2540 for n in range(10)]
+
+
+def test_nothing_of_the_old_session_is_a_join_point_or_head_after_a_takeover(subject: Subject) -> None:
+    lane = subject.lane()
+    subject.begin(metadata(0, old=1.0), audio(0, AAC_HEADER), video(0, AVC_HEADER), video(0, KEY))
+    subject.round()
+    subject.push(video(2000, KEY))
+    subject.leave()
+    assert joiner(lane) is None
+    subject.begin(video(0, AVC_HEADER + b"2"), video(0, INTER))
+    subject.round()
+    assert joiner(lane) is None
+    assert joiner(subject.lane()) is None
+    assert subject.stream.metadata == {}
+    assert subject.stream.tracks == (False, True)
+    subject.push(video(40, KEY))
+    subject.round()
+    assert joiner(lane) == [(2140, AVC_HEADER + b"2"), (2140, KEY)]
+
+
+def test_an_equal_head_of_another_publisher_is_another_generation(subject: Subject) -> None:
+    lane = subject.lane()
+    subject.begin(video(0, AVC_HEADER), video(0, KEY))
+    subject.round()
+    before = lane.generation
+    subject.leave()
+    subject.begin(video(0, AVC_HEADER), video(0, KEY))
+    subject.round()
+    assert lane.generation > before
+
+
+def test_taps_get_the_rest_of_the_old_session_before_they_hear_of_the_new_one(subject: Subject) -> None:
+    subject.stream.attach(tap := FakeTap())
+    subject.begin(video(0, KEY))
+    subject.leave(1.0)
+    subject.begin(video(500, KEY))
+    subject.stream.end(subject.now)
+    assert tap.brief == [(0, KEY), "restart", (1000, KEY), "end"]
+    assert not subject.journal.errors
+
+
+# Taps
+
+
+def test_a_tap_gets_head_and_group_then_everything(subject: Subject) -> None:
+    subject.begin(metadata(0), video(0, AVC_HEADER), video(1000, KEY), video(1040, INTER))
+    subject.stream.attach(tap := FakeTap())
+    group = [(1000, metadata(0).payload), (1000, AVC_HEADER), (1000, KEY), (1040, INTER)]
+    assert tap.brief == group
+    subject.push(video(1080, INTER))
+    subject.round()
+    assert tap.brief == [*group, (1080, INTER)]
+    subject.stream.detach(tap)
+    subject.stream.detach(tap)
+    subject.push(video(1120, INTER))
+    subject.round()
+    assert len(tap.got) == 5
+    assert not subject.stream.wanted
+
+
+def test_a_tap_that_comes_while_there_is_no_join_point_still_gets_the_headers(subject: Subject) -> None:
+    subject.begin(video(0, AVC_HEADER), audio(70, AAC_HEADER), video(80, INTER))
+    subject.stream.attach(tap := FakeTap())
+    assert tap.brief == [(80, AVC_HEADER), (80, AAC_HEADER)]
+
+
+def test_head_messages_for_a_tap_are_copies(subject: Subject) -> None:
+    header = video(7, AVC_HEADER)
+    subject.begin(header, video(1000, KEY))
+    subject.stream.attach(FakeTap())
+    assert header.timestamp == 7
+
+
+def test_a_broken_tap_is_detached_and_hurts_nobody(subject: Subject) -> None:
+    stream = subject.stream
+    stream.attach(broken := BrokenTap())
+    stream.attach(tap := FakeTap())
+    lane = subject.lane()
+    broken.broken = True
+    subject.begin(video(0, KEY))
+    subject.round()
+    subject.push(video(40, INTER))
+    subject.round()
+    assert tap.brief == whole(lane) == [(0, KEY), (40, INTER)]
+    assert subject.journal.errors == [
+        {
+            "event": "callback_failed",
+            "subject": "live/cam",
+            "callback": "BrokenTap.on_messages",
+            "error": "ZeroDivisionError('messages')",
+        }
+    ]
+
+
+def test_a_tap_broken_in_restart_or_end_hurts_nobody(subject: Subject) -> None:
+    subject.stream.attach(BrokenTap())
+    subject.stream.attach(tap := FakeTap())
+    subject.begin()
+    subject.leave()
+    subject.begin()
+    assert tap.got == ["restart"]
+    subject.stream.attach(BrokenTap())
+    subject.stream.end(subject.now)
+    assert tap.got == ["restart", "end"]
+    assert len(subject.journal.errors) == 2
+
+
+def test_what_fails_in_attach_is_the_callers_and_nothing_is_attached(subject: Subject) -> None:
+    broken = BrokenTap()
+    broken.broken = True
+    with pytest.raises(ZeroDivisionError):
+        subject.stream.attach(broken)
+    assert not subject.stream.wanted
+
+
+def test_a_tap_may_detach_itself_and_others_while_it_is_called(subject: Subject) -> None:
+    stream = subject.stream
+
+    class Leaving(FakeTap):
+        def on_messages(self, messages: Sequence[Message]) -> None:
+            super().on_messages(messages)
+            if messages:
+                stream.detach(self)
+
+    stream.attach(first := Leaving())
+    stream.attach(second := FakeTap())
+    subject.begin(video(0, KEY))
+    subject.round()
+    subject.push(video(40, INTER))
+    subject.round()
+    assert first.brief == [(0, KEY)]
+    assert second.brief == [(0, KEY), (40, INTER)]
+
+
+# Waiters and viewers
+
+
+def test_waiters_are_called_once_when_a_publisher_starts(subject: Subject) -> None:
+    stream, called = subject.stream, []
+    stream.wait(one := lambda: called.append("one"))
+    stream.wait(two := lambda: called.append("two"))
+    stream.wait(three := lambda: called.append("three"))
+    stream.wait(one)
+    assert stream.waiting == 3
+    assert stream.wanted
+    stream.stop_waiting(two)
+    stream.stop_waiting(two)
+    subject.begin()
+    subject.leave()
+    subject.begin()
+    assert called == ["one", "three"]
+    assert stream.waiting == 0
+    stream.stop_waiting(three)
+
+
+def test_waiters_are_called_when_the_stream_ends(subject: Subject) -> None:
+    states: list[State] = []
+    subject.stream.wait(lambda: states.append(subject.stream.state))
+    subject.stream.end(subject.now)
+    assert states == [State.ENDED]
+
+
+def test_waiters_may_open_lanes_and_wait_again(subject: Subject) -> None:
+    lanes: list[Lane] = []
+    subject.stream.wait(lambda: lanes.append(subject.lane()))
+    subject.stream.wait(again := lambda: subject.stream.wait(again))
+    subject.begin(video(0, AVC_HEADER), video(0, KEY))
+    subject.round()
+    assert subject.stream.waiting == 1
+    assert joiner(lanes[0]) == [(0, AVC_HEADER), (0, KEY)]
+
+
+def test_a_broken_waiter_or_viewer_hurts_nobody(subject: Subject) -> None:
+    class BrokenViewer(FakeViewer):
+        def end(self) -> None:
+            raise ZeroDivisionError
+
+        def signal(self, live: bool) -> None:
+            raise ZeroDivisionError
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    lane = subject.lane()
+    BrokenViewer(lane)
+    good = FakeViewer(lane)
+    called: list[bool] = []
+    subject.stream.wait(broken)
+    subject.stream.wait(lambda: called.append(True))
+    subject.begin()
+    subject.leave()
+    subject.stream.end(subject.now)
+    assert called == [True]
+    assert good.calls == [False, "end"]
+    assert len(subject.journal.errors) == 3
+
+
+def test_viewers_may_leave_while_they_are_told(subject: Subject) -> None:
+    lane = subject.lane()
+
+    class Leaving(FakeViewer):
+        def end(self) -> None:
+            super().end()
+            del lane.viewers[self]
+
+    viewers = [Leaving(lane) for _ in range(3)]
+    subject.begin()
+    subject.stream.end(subject.now)
+    assert [viewer.calls for viewer in viewers] == [["end"]] * 3
+    assert subject.stream.viewers == 0
+
+
+def test_idle_lanes_are_given_back_and_made_anew_from_the_group(subject: Subject) -> None:
+    subject.begin(video(0, AVC_HEADER), video(0, KEY))
+    lane = subject.lane()
+    viewer = FakeViewer(lane)
+    subject.stream.drop_idle_lanes()
+    assert subject.lane() is lane
+    assert (subject.stream.viewers, subject.stream.wanted) == (1, True)
+    del lane.viewers[viewer]
+    subject.stream.drop_idle_lanes()
+    assert not subject.stream.wanted
+    assert lane.log.segments == 0
+    woken = subject.woken
+    subject.push(video(40, INTER))
+    assert subject.woken == woken, "nobody wants it"
+    assert joiner(subject.lane()) == [(0, AVC_HEADER), (0, KEY), (40, INTER)]
+
+
+def test_an_ended_stream_asks_for_one_more_round_only_for_its_lanes(subject: Subject) -> None:
+    subject.begin(video(0, KEY))
+    subject.stream.end(subject.now)
+    assert subject.woken == 0
+    other = Subject()
+    FakeViewer(other.lane())
+    other.begin(video(0, KEY))
+    assert other.woken == 1
+    other.stream.end(other.now)
+    assert other.woken == 1, "it is in the set already"
+
+
+# Memory
+
+
+def test_a_log_that_cannot_be_written_is_reported_by_flush_and_hurts_no_tap() -> None:
+    FullStorage.full = False
+    subject = Subject(FullStorage)
+    subject.stream.attach(tap := FakeTap())
+    lane = subject.lane()
+    subject.begin(video(0, KEY))
+    subject.round()
+    FullStorage.full = True
+    subject.push(video(2000, KEY))
+    with pytest.raises(OSError, match="no memory"):
+        subject.round()
+    assert joiner(lane) is None
+    assert len(tap.got) == 2
+    subject.push(video(2040, INTER))
+    subject.leave()
+    with pytest.raises(OSError, match="no memory"):
+        subject.round()
+    subject.round()
+    FullStorage.full = False
+    subject.begin(video(0, KEY))
+    subject.round()
+    assert joiner(lane) == [(2140, KEY)]
+
+
+def test_a_new_lane_without_memory_for_the_group_waits_for_the_next_join_point() -> None:
+    FullStorage.full = True
+    subject = Subject(FullStorage)
+    subject.begin(video(0, KEY))
+    lane = subject.lane()
+    assert joiner(lane) is None
+    with pytest.raises(OSError, match="no memory"):
+        subject.round()
+    FullStorage.full = False
+    subject.push(video(2000, KEY))
+    subject.round()
+    assert joiner(lane) == [(2000, KEY)]
+
+
+def test_a_publisher_costs_little_beside_its_group() -> None:
+    count = 50
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        subjects = [Subject() for _ in range(count)]
+        for subject in subjects:
+            facts = {f"fact{n}": "x" * 20 for n in range(40)}
+            subject.begin(metadata(0, **facts), video(0, AVC_HEADER + bytes(2000)), audio(0, AAC_HEADER))
+            subject.push(*(video(n * 40, KEY if n % 50 == 0 else INTER) for n in range(501)))
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert used / count < 32 * 1024
+
+
+# Which tracks there are
+
+
+@pytest.mark.parametrize(
+    ("messages", "at_once"),
+    [
+        ([video(0, AVC_HEADER), audio(0, AAC_HEADER)], True),
+        ([metadata(0, **ANNOUNCED), video(0, AVC_HEADER), audio(0, AAC_HEADER)], True),
+        ([metadata(0, audiocodecid=10.0), audio(0, AAC_HEADER)], True),
+        ([metadata(0, videocodecid=7.0), video(0, AVC_HEADER)], True),
+        ([metadata(0, videocodecid=2.0), video(0, H263_KEY)], True),
+        ([audio(0, AAC_HEADER)], False),
+        ([video(0, AVC_HEADER), video(0, KEY)], False),
+        ([video(0, H263_KEY)], False),
+        ([metadata(0, title="no word of tracks"), video(0, AVC_HEADER)], False),
+    ],
+)  # fmt: skip
+def test_tracks_are_known_when_those_announced_are_seen_or_soon(messages: list[Message], at_once: bool) -> None:
+    subject = Subject()
+    subject.begin()
+    assert not subject.stream.tracks_known
+    # That the publisher took its time to begin says nothing of its tracks.
+    subject.push(*(Message(m.type, m.timestamp, m.msid, m.payload) for m in messages), after=9.0)
+    assert subject.stream.tracks_known is at_once
+    subject.push(audio(1, b""), after=TRACKS_SECONDS + 0.01)
+    assert subject.stream.tracks_known
+
+
+@pytest.mark.parametrize("payload", [AAC_HEADER, AAC])
+def test_a_track_that_is_announced_and_never_comes_is_not_waited_for_for_ever(payload: bytes) -> None:
+    subject = Subject()
+    subject.begin(metadata(0, **ANNOUNCED), audio(0, payload))
+    subject.push(audio(23, AAC), after=ANNOUNCED_SECONDS - 0.01)
+    assert not subject.stream.tracks_known
+    subject.push(audio(46, AAC), after=0.02)
+    assert subject.stream.tracks_known
+    assert subject.stream.tracks == (True, False)
+
+
+def test_nothing_is_known_of_a_stream_without_sound_and_picture(subject: Subject) -> None:
+    subject.begin(metadata(0, **ANNOUNCED))
+    subject.push(metadata(0), after=60.0)
+    assert not subject.stream.tracks_known
+
+
+def test_the_next_publisher_may_have_other_tracks(subject: Subject) -> None:
+    subject.begin(video(0, AVC_HEADER), audio(0, AAC_HEADER))
+    assert subject.stream.tracks_known
+    subject.leave()
+    subject.begin(metadata(0, audiocodecid=10.0))
+    assert not subject.stream.tracks_known
+    subject.push(audio(0, AAC))
+    assert subject.stream.tracks_known
+    assert subject.stream.tracks == (True, False)
