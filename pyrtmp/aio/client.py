@@ -18,6 +18,12 @@ from pyrtmp.settings import Limits
 
 _HIGH_WATER: Final = 1024 * 1024
 
+_MAX_EVENTS: Final = 512
+"""Events that wait for the caller; beyond it no more is read from the server."""
+
+_CLOSE_SECONDS: Final = 2.0
+"""How long the last bytes may take to get out."""
+
 
 @dataclass(frozen=True, slots=True)
 class RtmpUrl:
@@ -70,6 +76,8 @@ class Client(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._error: Exception | None = None
+        self._lost = asyncio.get_running_loop().create_future()
+        self._holding = False
         self._msid = 0
         self._publishing = False
 
@@ -93,6 +101,7 @@ class Client(asyncio.Protocol):
                 client._msid = int(result.values[1]) if len(result.values) > 1 else 1
             except BaseException:
                 client.abort()
+                await asyncio.shield(client._lost)
                 raise
         return client
 
@@ -137,9 +146,11 @@ class Client(asyncio.Protocol):
             elif self._msid:
                 self._session.delete_stream(self._msid)
             self._flush()
-            self._transport.close()
-            while self._error is None:
-                await self._wait_quietly()
+        self._transport.close()
+        await asyncio.wait((self._lost,), timeout=_CLOSE_SECONDS)
+        if not self._lost.done():
+            self._transport.abort()
+            await asyncio.shield(self._lost)
 
     def abort(self) -> None:
         """Close without another byte."""
@@ -167,6 +178,9 @@ class Client(asyncio.Protocol):
         self._flush()
         if self._publishing:
             self._watch_publish()
+        elif len(self._events) > _MAX_EVENTS and not self._holding:
+            self._holding = True
+            self._transport.pause_reading()
         self._arrived.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -174,6 +188,7 @@ class Client(asyncio.Protocol):
             self._error = ConnectionError("the server closed the connection" if exc is None else str(exc))
         self._arrived.set()
         self._writable.set()
+        self._lost.set_result(None)
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -199,14 +214,13 @@ class Client(asyncio.Protocol):
         if self._error is not None:
             raise self._error
         self._flush()
+        if self._holding:
+            self._holding = False
+            self._transport.resume_reading()
         self._arrived.clear()
         await self._arrived.wait()
         if self._error is not None and not self._events:
             raise self._error
-
-    async def _wait_quietly(self) -> None:
-        self._arrived.clear()
-        await self._arrived.wait()
 
     async def _next(self) -> Event:
         while not self._events:

@@ -1,21 +1,26 @@
-"""One RTMP client's connection: the asyncio skin around ``ServerSession``."""
+"""One RTMP client's connection: the asyncio skin around ``ServerSession``.
+
+::
+
+    socket --data_received--> session --events--> connection --hooks?--> publishing --> hub, stream
+                                 |                                  '--> playing ----> viewers (send by themselves)
+    socket <-------flush------- answers (between the records of a viewer, see pyrtmp.aio.viewers)
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import sys
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from pyrtmp import control
-from pyrtmp.aio.viewers import KernelViewer, TransportViewer
+from pyrtmp.aio.playing import Playing
+from pyrtmp.aio.publishing import Publishing
+from pyrtmp.aio.sockets import acknowledge_at_once
+from pyrtmp.aio.sockets import set_keepalive as set_keepalive
 from pyrtmp.errors import PeerError, RefusedError
-from pyrtmp.forms import PLAY_MSID, RtmpForm
 from pyrtmp.hooks import Hook, Request
-from pyrtmp.message import Message
+from pyrtmp.message import DATA_AMF0, Message
 from pyrtmp.names import StreamKey
 from pyrtmp.session import ServerSession
 from pyrtmp.session.events import (
@@ -23,6 +28,7 @@ from pyrtmp.session.events import (
     ConnectAsked,
     ConnectionClosed,
     Event,
+    HandshakeDone,
     PauseAsked,
     PlayAsked,
     PlayStopped,
@@ -32,624 +38,408 @@ from pyrtmp.session.events import (
     Unpublished,
 )
 from pyrtmp.session.states import Connection as Phase
-from pyrtmp.stream import State, Stream
+from pyrtmp.stream import Stream
 
 if TYPE_CHECKING:
     from pyrtmp.aio.server import Server
 
-CHALLENGE_STEP: Final = 0.1
-"""Seconds between two looks at whether a challenged publisher still sends."""
-
 MAX_UNSENT: Final = 1024 * 1024
 """Bytes of answers that may wait for a client that does not read."""
 
-_FORM: Final = RtmpForm()
-
-
-class _Play:
-    """One message stream that plays, or waits for its stream."""
-
-    __slots__ = ("audio", "msid", "request", "since", "stream", "video", "viewer", "waiter")
-
-    def __init__(self, msid: int, stream: Stream, request: Request, since: float) -> None:
-        self.msid = msid
-        self.stream = stream
-        self.request = request
-        self.since = since
-        self.viewer: KernelViewer | TransportViewer | None = None
-        self.waiter: Callable[[], None] | None = None
-        self.audio = self.video = True
+CLOSE_SECONDS: Final = 2.0
+"""How long the last answers of a closing connection may take to get out."""
 
 
 class Connection(asyncio.Protocol):
     """A publisher, a player, or somebody who has not said yet."""
 
     __slots__ = (
-        "_asked_at",
-        "_kernel",
-        "_lost",
-        "_plays",
-        "_publications",
-        "_server",
-        "_session",
-        "_since_phase",
+        "_connected",
+        "_since",
         "_task",
-        "_timer",
-        "_transport",
+        "_unsent",
         "address",
         "agent",
         "app",
+        "closing",
         "id",
+        "playing",
         "protocol",
+        "publishing",
         "query",
+        "sending",
+        "server",
+        "session",
         "since",
+        "transport",
     )
 
-    def __init__(self, server: Server, id: str) -> None:
-        self._server = server
-        self._session = ServerSession(server.limits)
-        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._publications: dict[int, tuple[Stream, Request]] = {}
-        self._plays: dict[int, _Play] = {}
-        self._kernel: KernelViewer | None = None
-        """The viewer that owns the socket's sending side."""
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._lost = False
+    def __init__(self, server: Server, id: str, address: str) -> None:
+        self.server = server
+        self.session = ServerSession(server.limits)
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.publishing = Publishing(self)
+        self.playing = Playing(self)
+        self.closing = False
+        """Nothing it sends counts any more."""
+        self.sending = True
+        """Whether bytes may still be written to the transport."""
         self.id = id
         self.protocol = "rtmp"
-        self.address = ""
+        self.address = address
         self.agent = ""
         self.app = ""
         self.query = ""
-        self.since = self._since_phase = monotonic()
+        self.since = self._since = monotonic()
+        self._connected = False
+        self._task: asyncio.Task[None] | None = None
+        self._unsent = 0
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if peer else "unix"
-        set_keepalive(transport.get_extra_info("socket"), self._server.timeouts.write_stall)
-        self._server.connection_made(self)
+        self.transport = cast(asyncio.Transport, transport)
+        self._connected = True
+        if self.closing:
+            self.transport.abort()
+            return
+        self._since = monotonic()
+        set_keepalive(transport.get_extra_info("socket"), self.server.timeouts.write_stall)
+        self.server.counters.connections += 1
 
     def data_received(self, data: bytes) -> None:
-        session = self._session
-        if session.state is Phase.HANDSHAKE:
-            acknowledge_at_once(self._transport.get_extra_info("socket"))
+        if self.closing:
+            return
+        session = self.session
         try:
+            if session.state is Phase.HANDSHAKE:
+                acknowledge_at_once(self.transport.get_extra_info("socket"))
             events = session.receive(data)
             if events:
                 self._handle(events)
             if session.has_output:
-                self._flush()
-        except PeerError as error:
-            self._fail(error)
+                self.flush()
         except Exception as error:
-            # A bug in this package; it ends this connection and no other.
-            self._server.counters.refused["internal"] += 1
-            self._server.journal.error("internal_error", conn=self.id, address=self.address, error=repr(error))
-            self._abort()
+            self._fail(error)
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
+        self.closing = True
+        self.sending = False
         if self._task is not None:
             self._task.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
-        now = monotonic()
-        for msid in list(self._plays):
-            self._stop_play(msid)
-        for msid in list(self._publications):
-            self._stop_publish(msid, now)
-        self._server.connection_lost(self, self._session)
+        try:
+            self.publishing.close()
+            self.playing.close()
+        finally:
+            self.server.connection_lost(self)
 
     # Facts (pyrtmp.aio.server.Client)
 
     @property
     def role(self) -> str:
         """What it is here for."""
-        if self._publications:
+        if self.publishing.streams:
             return "publish"
-        if self._plays:
-            return "play" if any(play.viewer for play in self._plays.values()) else "wait"
+        if self.playing:
+            return "play" if self.playing.started else "wait"
         return "idle"
 
     @property
     def key(self) -> StreamKey | None:
         """The stream it publishes or plays."""
-        for stream, _ in self._publications.values():
+        for stream in self.publishing.streams.values():
             return stream.key
-        for play in self._plays.values():
-            return play.stream.key
-        return None
+        return self.playing.key
 
     @property
     def bytes_in(self) -> int:
         """Bytes received."""
-        return self._session.received
+        return self.session.received
 
     @property
     def bytes_out(self) -> int:
         """Media bytes sent to its present viewers."""
-        return sum(play.viewer.bytes_sent for play in self._plays.values() if play.viewer is not None)
+        return self.playing.bytes_sent
 
     def kick(self) -> None:
         """Close the connection now."""
-        self._server.journal.info("kicked", conn=self.id, address=self.address)
-        self._close()
+        if not self.closing:
+            self.server.journal.info("kicked", conn=self.id, address=self.address)
+            self.close()
 
     # Deadlines
 
     def check(self, now: float) -> None:
-        """Once a second: every state has a deadline."""
-        timeouts = self._server.timeouts
-        phase = self._session.state
-        waited = now - self._since_phase
-        if phase is Phase.HANDSHAKE:
+        """Every state has a deadline; called at every tick of the server."""
+        timeouts = self.server.timeouts
+        waited = now - self._since
+        phase = self.session.state
+        if not self._connected:
+            return  # TLS has a deadline of its own
+        if self.closing:
+            if waited > CLOSE_SECONDS:
+                self.transport.abort()
+        elif phase is Phase.HANDSHAKE:
             if waited > timeouts.handshake:
                 self._expire("handshake_timeout")
         elif phase is Phase.AWAIT_CONNECT:
             if waited > timeouts.connect:
                 self._expire("connect_timeout")
-        elif self._publications:
-            for stream, _ in self._publications.values():
-                first = stream.bytes_in == 0 or stream.last_message == stream.started
-                limit = timeouts.first_media if first else timeouts.media_idle
-                if now - stream.last_message > limit:
-                    self._expire("first_media_timeout" if first else "media_timeout")
-                    return
-        elif self._plays:
-            wait = self._server.hub.settings.play_wait_seconds
-            for play in list(self._plays.values()):
-                if play.waiter is not None and now - play.since > wait:
-                    self._refuse_waiting(play)
-        elif not self._session.asked and waited > timeouts.request:
+        elif self._task is not None:
+            if waited > timeouts.request:
+                self._expire("hook_timeout")
+        elif self.publishing.streams or self.playing:
+            overdue = self.publishing.overdue(now)
+            if overdue:
+                self._expire(overdue)
+            else:
+                self.playing.check(now)
+            self._since = now
+        elif not self.session.asked and waited > timeouts.request:
             self._expire("request_timeout")
 
     def _expire(self, reason: str) -> None:
-        self._server.counters.refused[reason] += 1
-        self._server.journal.warning("deadline", conn=self.id, address=self.address, reason=reason)
-        self._close()
+        self.server.counters.refused[reason] += 1
+        self.server.journal.warning("deadline", conn=self.id, address=self.address, reason=reason)
+        self.close()
 
-    # ViewerOwner
-
-    def writable(self) -> bool:
-        return not self._transport.get_write_buffer_size()
-
-    def viewer_lost(self, reason: str) -> None:
-        if not self._lost:
-            self._server.journal.info("viewer_lost", conn=self.id, address=self.address, reason=reason)
-            self._abort()
-
-    def viewer_ended(self) -> None:
-        for play in list(self._plays.values()):
-            if play.stream.state is State.ENDED:
-                self._leave_stream(play)
-                self._session.end_play(play.msid)
-                self._since_phase = monotonic()
-        self._flush()
-
-    def publisher_changed(self, live: bool) -> None:
-        for play in self._plays.values():
-            if play.viewer is not None:
-                self._session.signal(control.STREAM_BEGIN if live else control.STREAM_EOF, play.msid)
-        self._flush()
-
-    # Publisher
+    # pyrtmp.stream.Publisher
 
     def displaced(self, stream: Stream, code: str, description: str) -> None:
-        for msid, (mine, request) in list(self._publications.items()):
-            if mine is stream:
-                del self._publications[msid]
-                self._session.end_publish(msid, code, description)
-                self._publish_done(request)
-        self._server.journal.info("displaced", conn=self.id, stream=str(stream.key), code=code)
-        self._flush()
-        self._close()
+        """Another publisher or an operator took the stream away."""
+        self.publishing.displaced(stream, code, description)
+        self.flush()
+        self.close()
 
     # Events
 
     def _handle(self, events: list[Event]) -> None:
-        publications = self._publications
+        streams = self.publishing.streams
         now = 0.0
-        for event in events:
-            if type(event) is Message:
-                publication = publications.get(event.msid)
-                if publication is not None:
-                    stream = publication[0]
-                    if not now:
-                        now = monotonic()
-                    stream.last_message = now
-                    stream.push(event)
-            else:
-                self._on_event(event)
+        while events and not self.closing:
+            for event in events:
+                if type(event) is Message:
+                    stream = streams.get(event.msid)
+                    if stream is not None:
+                        if event.type != DATA_AMF0:
+                            if not now:
+                                now = monotonic()
+                            stream.last_message = now
+                        stream.push(event)
+                else:
+                    handler = self._HANDLERS.get(type(event))
+                    if handler is not None:
+                        handler(self, event)
+            # A question is the last event of its list; answered by now, it lets out what was held back behind it.
+            events = self.session.resume()
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, ConnectAsked):
-            self.app, self.query = event.app, event.query
-            self.agent = str(event.parameters.get("flashVer", ""))[:128]
-            self._decide(self._server.hooks.on_connect, self._request(None, event.query, event), self._connected)
-        elif isinstance(event, PublishAsked):
-            request = self._request(_key(event.name), event.query)
-            self._decide(self._server.hooks.on_publish, request, lambda error: self._publish(event, request, error))
-        elif isinstance(event, PlayAsked):
-            self._stop_play(event.msid)
-            request = self._request(_key(event.name), event.query)
-            self._decide(self._server.hooks.on_play, request, lambda error: self._play(event, request, error))
-        elif isinstance(event, Unpublished):
-            self._stop_publish(event.msid, monotonic())
-        elif isinstance(event, PlayStopped):
-            self._stop_play(event.msid)
-        elif isinstance(event, PauseAsked):
-            viewer = self._viewer(event.msid)
-            if viewer is not None:
-                viewer.pause(event.paused)
-                self._server.rounds.wake_once(viewer.stream)
-        elif isinstance(event, SeekAsked):
-            viewer = self._viewer(event.msid)
-            if viewer is not None:
-                viewer.jump()
-                self._server.rounds.wake_once(viewer.stream)
-        elif isinstance(event, ReceiveChanged):
-            self._receive(event)
-        elif isinstance(event, CallReceived):
-            self._session.fail_call(event.transaction, event.name[:64])
-        elif isinstance(event, ConnectionClosed):
-            self._flush()
-            self._close()
+    def _on_handshake(self, event: HandshakeDone) -> None:
+        self._since = monotonic()
 
-    def _request(self, key: StreamKey | None, query: str, connect: ConnectAsked | None = None) -> Request:
-        return Request(
-            self.id, self.address, "rtmp", self.app, key, query or self.query, connect.parameters if connect else {}
+    def _on_connect(self, event: ConnectAsked) -> None:
+        self.app, self.query = event.app, event.query
+        self.agent = str(event.parameters.get("flashVer", ""))[:128]
+        request = Request(self.id, self.address, self.protocol, event.app, None, event.query, event.parameters)
+        self._decide(self.server.hooks.on_connect, request, self._connect)
+
+    def _on_publish(self, event: PublishAsked) -> None:
+        key = _key(event.name)
+        request = self._request(key, event.query)
+        self._decide(
+            self.server.hooks.on_publish, request, lambda refusal: self.publishing.start(event, request, key, refusal)
         )
+
+    def _on_play(self, event: PlayAsked) -> None:
+        key = _key(event.name)
+        request = self._request(key, event.query)
+        self._decide(
+            self.server.hooks.on_play, request, lambda refusal: self.playing.start(event, request, key, refusal)
+        )
+
+    def _on_unpublished(self, event: Unpublished) -> None:
+        self.publishing.stop(event.msid)
+
+    def _on_play_stopped(self, event: PlayStopped) -> None:
+        self.playing.stop(event.msid)
+
+    def _on_pause(self, event: PauseAsked) -> None:
+        self.playing.pause(event.msid, event.paused)
+
+    def _on_seek(self, event: SeekAsked) -> None:
+        self.playing.seek(event.msid)
+
+    def _on_receive(self, event: ReceiveChanged) -> None:
+        self.playing.receive(event)
+
+    def _on_call(self, event: CallReceived) -> None:
+        self.session.fail_call(event.transaction, event.name)
+
+    def _on_closed(self, event: ConnectionClosed) -> None:
+        self.flush()
+        self.close()
+
+    _HANDLERS: Final[dict[type, Callable[[Connection, Any], None]]] = {
+        HandshakeDone: _on_handshake,
+        ConnectAsked: _on_connect,
+        PublishAsked: _on_publish,
+        PlayAsked: _on_play,
+        Unpublished: _on_unpublished,
+        PlayStopped: _on_play_stopped,
+        PauseAsked: _on_pause,
+        SeekAsked: _on_seek,
+        ReceiveChanged: _on_receive,
+        CallReceived: _on_call,
+        ConnectionClosed: _on_closed,
+    }
+
+    def _request(self, key: StreamKey, query: str) -> Request:
+        return Request(self.id, self.address, self.protocol, self.app, key, query or self.query)
 
     # Decisions: hooks may take their time, everybody else goes on
 
     def _decide(self, hook: Hook | None, request: Request, then: Callable[[RefusedError | None], None]) -> None:
-        if hook is None:
-            then(None)
-            self._resume()
+        refusal: RefusedError | None = None
+        answer: Awaitable[None] | None = None
+        if hook is not None:
+            try:
+                answer = hook(request)
+            except Exception as error:
+                refusal = self._refusal(error)
+        if answer is None:
+            then(refusal)
             return
-        try:
-            answer = hook(request)
-        except RefusedError as error:
-            then(error)
-            self._resume()
-        except Exception as error:
-            self._hook_failed(error)
-            then(_failure())
-            self._resume()
-        else:
-            if answer is None:
-                then(None)
-                self._resume()
-            else:
-                self._transport.pause_reading()
-                self._task = asyncio.get_running_loop().create_task(self._await_hook(answer, then))
+        self.hold()
+        self._since = monotonic()
+        self._task = asyncio.get_running_loop().create_task(self._await_hook(answer, then))
 
     async def _await_hook(self, answer: Awaitable[None], then: Callable[[RefusedError | None], None]) -> None:
         refusal: RefusedError | None = None
         try:
             await answer
-        except RefusedError as error:
-            refusal = error
         except Exception as error:
-            self._hook_failed(error)
-            refusal = _failure()
+            refusal = self._refusal(error)
         self._task = None
-        if self._lost or self._transport.is_closing():
-            return
+        if not self.closing:
+            self.guard(lambda: self._decided(then, refusal))
+
+    def _decided(self, then: Callable[[RefusedError | None], None], refusal: RefusedError | None) -> None:
         then(refusal)
-        self._resume_later()
+        self.go_on()
 
-    def _hook_failed(self, error: Exception) -> None:
-        self._server.journal.error("hook_failed", conn=self.id, error=repr(error))
+    def _refusal(self, error: Exception) -> RefusedError:
+        if isinstance(error, RefusedError):
+            return error
+        self.server.journal.error("hook_failed", conn=self.id, error=repr(error))
+        return RefusedError("NetStream.Failed", "The server could not decide.")
 
-    def _resume_later(self) -> None:
-        """After an answer that came later: go on with what was held back, and read again."""
-        try:
-            self._resume()
-        except PeerError as error:
-            self._fail(error)
+    def hold(self) -> None:
+        """A question takes time: read no more until ``go_on``."""
+        self.transport.pause_reading()
+
+    def go_on(self) -> None:
+        """A question that took time is answered: on with what was held back, and read again."""
+        if self.closing:
             return
-        if not self._lost and not self._transport.is_closing():
-            if not self._session.asked:
-                self._transport.resume_reading()
-            self._flush()
+        self._since = monotonic()
+        self._handle(self.session.resume())
+        if not self.closing and not self.session.asked:
+            self.transport.resume_reading()
+        self.flush()
 
-    def _resume(self) -> None:
-        events = self._session.resume()
-        if events:
-            self._handle(events)
-
-    def _connected(self, refusal: RefusedError | None) -> None:
-        self._since_phase = monotonic()
+    def _connect(self, refusal: RefusedError | None) -> None:
+        self._since = monotonic()
         if refusal is None:
-            self._session.accept_connect()
+            self.session.accept_connect()
             return
-        self._session.refuse_connect(refusal.code, str(refusal))
-        self._refused("connect", self.app, refusal)
-        self._flush()
-        self._close()
+        self.session.refuse_connect(refusal.code, str(refusal))
+        self.refused("connect", self.app, refusal)
+        self.flush()
+        self.close()
 
-    def _refused(self, what: str, name: str, refusal: RefusedError) -> None:
-        self._server.counters.refused[what] += 1
-        self._server.journal.warning(
+    def refused(self, what: str, name: str, refusal: RefusedError) -> None:
+        """Count and log a request turned down."""
+        self.server.counters.refused[what] += 1
+        self.server.journal.warning(
             "refused", conn=self.id, address=self.address, what=what, name=name, code=refusal.code, why=str(refusal)
         )
 
-    # Publish
-
-    def _publish(self, event: PublishAsked, request: Request, refusal: RefusedError | None) -> None:
-        key = _key(event.name)
-        if refusal is None:
-            stream = self._server.hub.find(*key)
-            if stream is not None and stream.publisher is not None:
-                self._transport.pause_reading()
-                self._challenge(event, request, stream, stream.last_message)
-                return
+    def done(self, hook: Callable[[Request], None] | None, request: Request) -> None:
+        """Tell a hook that its client is done."""
+        if hook is not None:
             try:
-                self._begin_publish(event, request)
-                return
-            except RefusedError as error:
-                refusal = error
-        self._refuse_publish(event, refusal)
+                hook(request)
+            except Exception as error:
+                self.server.journal.error("hook_failed", conn=self.id, error=repr(error))
 
-    def _refuse_publish(self, event: PublishAsked, refusal: RefusedError) -> None:
-        self._session.refuse_publish(event.msid, refusal.code, str(refusal))
-        self._refused("publish", event.name, refusal)
-        self._flush()
-        self._close()
+    # Output and the end
 
-    def _begin_publish(self, event: PublishAsked, request: Request) -> None:
-        stream = self._server.hub.publish(_key(event.name), self, monotonic())
-        self._publications[event.msid] = (stream, request)
-        self._session.accept_publish(event.msid)
-        self._server.counters.publishes += 1
-        self._server.journal.info("publish", conn=self.id, address=self.address, stream=event.name, agent=self.agent)
-
-    def _challenge(self, event: PublishAsked, request: Request, rival: Stream, seen: float) -> None:
-        """Two publishers for one stream: the present one stays if it sends, and loses if it is silent."""
-        now = monotonic()
-        self._timer = None
-        if rival.publisher is not None and rival.live:
-            if rival.last_message > seen:
-                self._refuse_publish(
-                    event, RefusedError("NetStream.Publish.BadName", f"{event.name} is already being published.")
-                )
-                return
-            if now - rival.last_message < self._server.hub.settings.takeover_seconds:
-                self._timer = asyncio.get_running_loop().call_later(
-                    CHALLENGE_STEP, self._challenge, event, request, rival, seen
-                )
-                return
-            self._server.counters.takeovers += 1
-            self._server.hub.displace(
-                rival, now, "NetStream.Publish.BadName", "Another publisher took over a silent stream."
-            )
-        try:
-            self._begin_publish(event, request)
-        except RefusedError as error:
-            self._refuse_publish(event, error)
+    def flush(self) -> None:
+        """Send what the session has to say."""
+        data = self.session.take_output()
+        if not data or self.closing:
             return
-        self._resume_later()
-
-    def _stop_publish(self, msid: int, now: float) -> None:
-        publication = self._publications.pop(msid, None)
-        if publication is None:
-            return
-        stream, request = publication
-        self._since_phase = now
-        self._server.journal.info(
-            "unpublish", conn=self.id, stream=str(stream.key), seconds=round(now - stream.started, 1),
-            bytes=stream.bytes_in, frames=stream.video_frames,
-        )
-        self._server.hub.unpublish(stream, self, now)
-        self._publish_done(request)
-
-    def _publish_done(self, request: Request) -> None:
-        if self._server.hooks.on_publish_done is not None:
-            self._server.hooks.on_publish_done(request)
-
-    # Play
-
-    def _play(self, event: PlayAsked, request: Request, refusal: RefusedError | None) -> None:
-        now = monotonic()
-        key = _key(event.name)
-        try:
-            if refusal is not None:
-                raise refusal
-            stream = self._server.hub.find(*key)
-            live = stream is not None and stream.live
-            if not live and event.start >= 0:
-                raise RefusedError("NetStream.Play.StreamNotFound", f"There is no recording of {event.name}.")
-            stream = self._server.hub.open(key, now)
-        except RefusedError as error:
-            self._session.refuse_play(event.msid, error.code, str(error))
-            self._refused("play", event.name, error)
-            self._since_phase = now
-            return
-        play = self._plays[event.msid] = _Play(event.msid, stream, request, now)
-        if stream.live:
-            self._session.accept_play(event.msid, reset=event.reset)
-            self._start_viewer(play)
-        else:
-            self._session.defer_play(event.msid)
-            play.waiter = lambda: self._publisher_came(play, event.reset)
-            stream.wait(play.waiter)
-
-    def _publisher_came(self, play: _Play, reset: bool) -> None:
-        play.waiter = None
-        if play.stream.live:
-            self._session.accept_play(play.msid, reset=reset)
-            self._start_viewer(play)
-        else:
-            self._refuse_waiting(play)
-        self._flush()
-
-    def _refuse_waiting(self, play: _Play) -> None:
-        self._leave_stream(play)
-        self._session.refuse_play(play.msid, "NetStream.Play.StreamNotFound", f"{play.stream.key} is not published.")
-        self._server.counters.refused["play_timeout"] += 1
-        self._since_phase = monotonic()
-        self._flush()
-
-    def _start_viewer(self, play: _Play) -> None:
-        server = self._server
-        lane = play.stream.lane(_FORM)
-        stall = server.timeouts.write_stall
-        alone = self._kernel is None and len(self._plays) == 1
-        viewer: KernelViewer | TransportViewer
-        if alone and play.msid == PLAY_MSID and lane.log.tail.fd >= 0 and not self._secure:
-            sock = self._transport.get_extra_info("socket")
-            viewer = self._kernel = KernelViewer(sock.fileno(), play.stream, lane, self, server.counters, stall)
-        else:
-            self._give_up_kernel()
-            viewer = TransportViewer(
-                self._transport, play.stream, lane, self, server.counters, stall, msid=play.msid
-            )
-        play.viewer = viewer
-        server.counters.plays["rtmp"] += 1
-        server.journal.info("play", conn=self.id, address=self.address, stream=str(play.stream.key), agent=self.agent)
-        self._flush()
-        server.rounds.wake_once(play.stream)
-
-    @property
-    def _secure(self) -> bool:
-        return self._transport.get_extra_info("ssl_object") is not None
-
-    def _give_up_kernel(self) -> None:
-        """Another viewer needs the socket, or this one needs its records picked: use the transport from now on."""
-        kernel = self._kernel
-        if kernel is None:
-            return
-        for play in self._plays.values():
-            if play.viewer is kernel:
-                successor = TransportViewer(
-                    self._transport, play.stream, kernel.lane, self, self._server.counters,
-                    self._server.timeouts.write_stall, msid=play.msid,
-                )
-                successor.receive(play.audio, play.video)
-                play.viewer = successor
-                kernel.hand_over(successor)
-                self._server.rounds.wake_once(play.stream)
-
-    def kernel_left(self) -> None:
-        self._kernel = None
-
-    def transport_free(self) -> bool:
-        return self._kernel is None
-
-    def _receive(self, event: ReceiveChanged) -> None:
-        play = self._plays.get(event.msid)
-        if play is None:
-            return
-        play.audio, play.video = event.audio, event.video
-        if isinstance(play.viewer, KernelViewer) and not (event.audio and event.video):
-            self._give_up_kernel()
-        elif isinstance(play.viewer, TransportViewer):
-            play.viewer.receive(event.audio, event.video)
-
-    def _viewer(self, msid: int) -> KernelViewer | TransportViewer | None:
-        play = self._plays.get(msid)
-        return play.viewer if play is not None else None
-
-    def _stop_play(self, msid: int) -> None:
-        play = self._plays.get(msid)
-        if play is not None:
-            self._leave_stream(play)
-            self._since_phase = monotonic()
-
-    def _leave_stream(self, play: _Play) -> None:
-        self._plays.pop(play.msid, None)
-        if play.waiter is not None:
-            play.stream.stop_waiting(play.waiter)
-            play.waiter = None
-        viewer = play.viewer
-        if viewer is None:
-            return
-        self._server.journal.info(
-            "stop", conn=self.id, stream=str(play.stream.key), seconds=round(monotonic() - play.since, 1),
-            bytes=viewer.bytes_sent, skips=viewer.skips,
-        )
-        if isinstance(viewer, KernelViewer):
-            rest = viewer.retire()
-            self._kernel = None
-            if rest and not self._lost:
-                self._transport.write(rest)
-        else:
-            viewer.leave()
-        if self._server.hooks.on_play_done is not None:
-            self._server.hooks.on_play_done(play.request)
-
-    # Output
-
-    def _flush(self) -> None:
-        data = self._session.take_output()
-        if not data or self._lost:
-            return
-        kernel = self._kernel
+        kernel = self.playing.kernel
         if kernel is not None and kernel.may_write():
             kernel.control(data, monotonic())
             return
-        self._transport.write(data)
-        if self._transport.get_write_buffer_size() > MAX_UNSENT:
-            self._server.counters.refused["flood"] += 1
-            self._server.journal.warning("flood", conn=self.id, address=self.address)
-            self._abort()
+        if not self.transport.get_write_buffer_size():
+            self._unsent = 0
+        self._unsent += len(data)
+        if self._unsent > MAX_UNSENT:
+            self.server.counters.refused["flood"] += 1
+            self.server.journal.warning("flood", conn=self.id, address=self.address)
+            self.abort()
+            return
+        self.transport.write(data)
 
-    def _fail(self, error: PeerError) -> None:
-        self._server.counters.refused[error.reason] += 1
-        self._server.journal.warning(
-            "protocol_error", conn=self.id, address=self.address, reason=error.reason, why=str(error)
-        )
-        self._flush()
-        self._close()
+    def guard(self, step: Callable[[], None]) -> None:
+        """Do something that did not begin in ``data_received`` under the same rule: a fault ends this connection."""
+        if self.closing:
+            return
+        try:
+            step()
+        except Exception as error:
+            self._fail(error)
 
-    def _close(self) -> None:
-        """Let answers out, then close."""
-        for msid in list(self._plays):
-            self._stop_play(msid)
-        if not self._lost:
-            self._transport.close()
+    def _fail(self, error: Exception) -> None:
+        """The one boundary: whatever went wrong ends this connection and no other, with one line."""
+        if isinstance(error, PeerError):
+            self.server.counters.refused[error.reason] += 1
+            self.server.journal.warning(
+                "protocol_error", conn=self.id, address=self.address, reason=error.reason, why=str(error)
+            )
+            self.flush()
+            self.close()
+        else:
+            self.server.counters.refused["internal"] += 1
+            self.server.journal.error("internal_error", conn=self.id, address=self.address, error=repr(error))
+            self.abort()
 
-    def _abort(self) -> None:
+    def close(self) -> None:
+        """End what it publishes and plays, let answers out, close."""
+        if self.closing:
+            return
+        self.closing = True
+        self._since = monotonic()
+        self.publishing.close()
+        self.playing.close()
+        if self._connected:
+            self.transport.close()
+
+    def abort(self) -> None:
         """Close without another byte."""
-        self._transport.abort()
+        self.sending = False
+        if not self.closing:
+            self.closing = True
+            self.publishing.close()
+            self.playing.close()
+        if self._connected:
+            self.transport.abort()
 
 
 def _key(name: str) -> StreamKey:
     app, _, stream = name.rpartition("/")
     return StreamKey(app, stream)
-
-
-def _failure() -> RefusedError:
-    return RefusedError("NetStream.Failed", "The server could not decide.")
-
-
-def set_keepalive(sock: socket.socket | None, stall: float) -> None:
-    """Have the kernel notice peers that vanished, whether or not there is something to send."""
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if sys.platform == "linux":
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int((stall + 5) * 1000))
-
-
-def acknowledge_at_once(sock: socket.socket | None) -> None:
-    """Not delay the next acknowledgement.
-
-    Clients that leave Nagle's algorithm on send connect only when their half of the handshake is acknowledged,
-    which costs their viewer 40 ms of nothing.
-    """
-    if sock is not None and sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from time import monotonic, perf_counter
+from time import monotonic, thread_time
 from typing import Final
 
 from pyrtmp.counters import Counters
@@ -22,6 +22,13 @@ RETRY_SECONDS: Final = 0.02
 """Pause before viewers whose socket was full are tried again when no new message asks for a round."""
 
 _SMOOTHING: Final = 0.2
+
+_SURPRISE: Final = 1.5
+"""A round counts for at most so many times the usual one: joiners make single rounds long, which is no reason to
+serve everybody later."""
+
+_LEAST_COST: Final = 0.0002
+"""Seconds; what a round may cost without being a surprise."""
 
 
 class Rounds:
@@ -42,6 +49,11 @@ class Rounds:
         """The present pause between the starts of two rounds, seconds."""
         settings = self._settings
         return min(max(self._cost / settings.share, settings.min_delay_ms / 1000), settings.max_delay_ms / 1000)
+
+    def charge(self, cost: float) -> None:
+        """A round took ``cost`` seconds of the processor."""
+        usual = self._cost
+        self._cost = usual + (min(cost, max(usual * _SURPRISE, _LEAST_COST)) - usual) * _SMOOTHING
 
     def configure(self, settings: EgressSettings) -> None:
         """Use other settings from the next round on."""
@@ -71,7 +83,8 @@ class Rounds:
 
     def _run(self) -> None:
         self._handle = None
-        started = perf_counter()
+        # The thread's own time: waiting for a busy core does not make rounds cost more.
+        started = thread_time()
         now = monotonic()
         streams, self._streams = self._streams, []
         behind: list[Stream] = []
@@ -87,10 +100,10 @@ class Rounds:
                     left = True
             if left:
                 behind.append(stream)
-        cost = perf_counter() - started
+        cost = thread_time() - started
         self._counters.rounds += 1
         self._counters.round_seconds += cost
-        self._cost += (cost - self._cost) * _SMOOTHING
+        self.charge(cost)
         self._next = now + self.delay
         for stream in behind:
             if not stream.queued:
@@ -136,6 +149,10 @@ def serve(lane: Lane, now: float) -> bool:
             if sent != wanted:
                 viewer.fell_short(end, now)
                 left = True
-        elif viewer.serve(now):
-            left = True
+        else:
+            try:
+                left |= viewer.serve(now)
+            except Exception as error:
+                # A bug in this package; it ends this viewer, and the round of the others goes on.
+                viewer.failed(OSError(f"{error!r}"))
     return left

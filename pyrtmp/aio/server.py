@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import secrets
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol
 
@@ -19,11 +21,12 @@ from pyrtmp.hooks import Hooks
 from pyrtmp.hub import Hub
 from pyrtmp.journal import Journal, LoggingJournal
 from pyrtmp.names import StreamKey
-from pyrtmp.session import ServerSession
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
 
-TICK_SECONDS: Final = 1.0
-"""Deadlines are looked at so often; a peer may overstay one by as much."""
+_CLOSE_SECONDS: Final = 1.0
+"""How long ``close`` waits for viewers to get the rest, and again for connections to close."""
+
+_POLL_SECONDS: Final = 0.01
 
 _BACKLOG: Final = 1024
 
@@ -59,7 +62,7 @@ class Client(Protocol):
         """Close the connection now."""
 
     def check(self, now: float) -> None:
-        """Enforce deadlines; called once a second."""
+        """Enforce deadlines; called at every tick."""
 
 
 class Server:
@@ -67,6 +70,9 @@ class Server:
 
     ``start`` may be called for several addresses.  All parts share the event loop it was started in; nothing here
     may be called from another thread.
+
+    ``max_connections`` and ``max_connections_per_address`` (0: no limit) count RTMP connections and HTTP viewers.
+    Deadlines are looked at every ``tick`` seconds, so a peer may overstay one by as much.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Server:
         journal: Journal | None = None,
         max_connections: int = 10000,
         max_connections_per_address: int = 0,
+        tick: float = 1.0,
     ) -> None:
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
@@ -88,24 +95,24 @@ class Server:
         self.counters = counters or Counters()
         self.journal: Journal = journal or LoggingJournal()
         self.rounds = Rounds(egress or EgressSettings(), self.counters)
-        self.hub = Hub(stream or StreamSettings(), self.rounds.wake)
+        self.hub = Hub(stream or StreamSettings(), self.rounds.wake, journal=self.journal)
         self.clients: dict[str, Client] = {}
         self.started = monotonic()
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
         self._per_address: Counter[str] = Counter()
         self._listeners: list[_Listener] = []
+        self._accepting: set[asyncio.Task[None]] = set()
+        self._tick_seconds = tick
         self._ticker: asyncio.TimerHandle | None = None
         self._closing = False
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         """Listen on ``host``:``port`` (0: any free one, see ``addresses``).  Raises ``OSError``."""
         loop = asyncio.get_running_loop()
-        for sock in bind(host, port):
-            listener = _Listener(self, loop, sock, tls)
-            self._listeners.append(listener)
+        self._listeners += [_Listener(self, loop, sock, tls) for sock in bind(host, port)]
         if self._ticker is None:
-            self._ticker = loop.call_later(TICK_SECONDS, self._tick)
+            self._ticker = loop.call_later(self._tick_seconds, self._tick)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -122,19 +129,26 @@ class Server:
         """Stop accepting, end every stream, let viewers have the rest, close every connection."""
         self._closing = True
         self.stop_accepting()
+        for task in self._accepting:
+            task.cancel()
         self.hub.close(monotonic())
-        deadline = monotonic() + 1.0
-        while any(client.role == "play" for client in self.clients.values()) and monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        await self._until(lambda: not any(client.role == "play" for client in self.clients.values()))
         for client in list(self.clients.values()):
             client.kick()
-        for _ in range(100):
-            if not self.clients:
-                break
-            await asyncio.sleep(0.01)
+        await self._until(lambda: not self.clients)
+        for client in list(self.clients.values()):
+            if isinstance(client, Connection):
+                client.abort()
+        await self._until(lambda: not self.clients and not self._accepting)
         if self._ticker is not None:
             self._ticker.cancel()
+            self._ticker = None
         self.rounds.close()
+
+    async def _until(self, done: Callable[[], bool]) -> None:
+        deadline = monotonic() + _CLOSE_SECONDS
+        while not done() and monotonic() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
 
     def new_id(self) -> str:
         """An id for a connection, unique while it lives."""
@@ -162,29 +176,49 @@ class Server:
             if not self._per_address[client.address]:
                 del self._per_address[client.address]
 
-    # Connections report here
+    # Connections
 
-    def connection_made(self, connection: Connection) -> None:
-        """A connection was accepted."""
-        self.counters.connections += 1
-        if self.may_accept(connection.address):
-            self.add_client(connection)
-        else:
-            self.journal.warning("refused", conn=connection.id, address=connection.address, what="connection")
-            connection.kick()
+    def accept(self, sock: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
+        """Serve a client's socket, which the server owns from here on."""
+        connection = Connection(self, self.new_id(), address)
+        if not self.may_accept(address):
+            self.journal.warning("refused", conn=connection.id, address=address, what="connection")
+            sock.close()
+            return
+        self.add_client(connection)
+        task = asyncio.get_running_loop().create_task(self._connect(sock, connection, tls))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
 
-    def connection_lost(self, connection: Connection, session: ServerSession) -> None:
+    async def _connect(self, sock: socket.socket, connection: Connection, tls: ssl.SSLContext | None) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection, sock, ssl=tls,
+                ssl_handshake_timeout=self.timeouts.handshake if tls else None,
+                ssl_shutdown_timeout=_CLOSE_SECONDS if tls else None,
+            )
+        except BaseException as error:
+            self.remove_client(connection)
+            sock.close()
+            if not isinstance(error, OSError):  # ssl.SSLError and TimeoutError are
+                raise
+            self.counters.refused["tls"] += 1
+            self.journal.warning(
+                "connection_failed", conn=connection.id, address=connection.address, error=str(error)
+            )
+
+    def connection_lost(self, connection: Connection) -> None:
         """A connection is gone."""
-        self.counters.bytes_in += session.received
-        self.counters.dropped_messages += session.dropped_media
+        self.counters.bytes_in += connection.session.received
+        self.counters.dropped_messages += connection.session.dropped_media
         self.remove_client(connection)
 
     def _tick(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)
         now = monotonic()
         for client in list(self.clients.values()):
             client.check(now)
         self.hub.tick(now)
-        self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
 
 class _Listener:
@@ -204,8 +238,8 @@ class _Listener:
         self._loop = loop
         self._socket = sock
         self._tls = tls
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._reserve: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._exhausted = False
         name = sock.getsockname()
         self.address: tuple[str, int] = (str(name[0]), int(name[1]))
         loop.add_reader(sock.fileno(), self._accept)
@@ -213,47 +247,43 @@ class _Listener:
     def _accept(self) -> None:
         for _ in range(self._MAX_ACCEPTS):
             try:
-                sock, _ = self._socket.accept()
+                sock, peer = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._turn_away()
-                    continue
-                self._server.journal.error("accept_failed", error=str(error))
-                return
-            sock.setblocking(False)
-            server = self._server
-            task = self._loop.create_task(self._connect(sock, Connection(server, server.new_id())))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    self._server.journal.error("accept_failed", error=str(error))
+                    return
+                if not self._turn_away(error):
+                    return
+            else:
+                self._exhausted = False
+                sock.setblocking(False)
+                self._server.accept(sock, str(peer[0]), self._tls)
 
-    async def _connect(self, sock: socket.socket, connection: Connection) -> None:
-        try:
-            await self._loop.connect_accepted_socket(
-                lambda: connection, sock, ssl=self._tls,
-                ssl_handshake_timeout=self._server.timeouts.handshake if self._tls else None,
-            )
-        except (OSError, ssl.SSLError) as error:
-            self._server.counters.refused["tls"] += 1
-            self._server.journal.warning("connection_failed", conn=connection.id, error=str(error))
-            sock.close()
-
-    def _turn_away(self) -> None:
-        """Out of descriptors: spend the reserve on telling one client at once."""
-        os.close(self._reserve)
+    def _turn_away(self, error: OSError) -> bool:
+        """Out of descriptors: spend the reserve on telling one client at once; whether there was one."""
+        if not self._exhausted:
+            self._exhausted = True
+            self._server.journal.error("out_of_descriptors", error=str(error))
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
         try:
             self._socket.accept()[0].close()
+            self._server.counters.refused["descriptors"] += 1
         except OSError:
-            pass
+            return False
         finally:
-            self._reserve = os.open(os.devnull, os.O_RDONLY)
-        self._server.counters.refused["descriptors"] += 1
+            with contextlib.suppress(OSError):
+                self._reserve = os.open(os.devnull, os.O_RDONLY)
+        return True
 
     def close(self) -> None:
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
-        os.close(self._reserve)
+        if self._reserve is not None:
+            os.close(self._reserve)
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

@@ -18,7 +18,7 @@ from pyrtmp.counters import Counters
 from pyrtmp.forms import PLAY_MSID, with_msid
 from pyrtmp.lane import Lane
 from pyrtmp.message import AUDIO, VIDEO
-from pyrtmp.stream import Stream
+from pyrtmp.stream import State, Stream
 from pyrtmp.wirelog import Segment
 
 MAX_CONTROL_BYTES: Final = 64 * 1024
@@ -38,13 +38,13 @@ class ViewerOwner(Protocol):
         """The viewer cannot go on (``stall``, ``reset``, ``flood``): close the connection."""
 
     def viewer_ended(self) -> None:
-        """All of the ended stream has been sent."""
+        """All of the ended stream has been sent (``ended``)."""
 
     def publisher_changed(self, live: bool) -> None:
         """The stream's publisher is gone, or back."""
 
     def kernel_left(self) -> None:
-        """The viewer that had the socket to itself has handed over."""
+        """The viewer that had the socket to itself gives way; it is at a record boundary."""
 
     def transport_free(self) -> bool:
         """Whether no other viewer has the socket to itself."""
@@ -62,6 +62,7 @@ class _Viewer:
         "_owner",
         "_stall",
         "_started",
+        "ended",
         "fd",
         "lane",
         "offset",
@@ -81,6 +82,8 @@ class _Viewer:
         self.offset = 0
         self.ready = False
         self.paused = False
+        self.ended = False
+        """All of the ended stream has been sent."""
         self.sent = 0
         """Bytes sent, those of the present segment left out (see ``bytes_sent``)."""
         self.skips = 0
@@ -119,12 +122,20 @@ class _Viewer:
 
     def leave(self) -> None:
         """Take the viewer off its lane; it sends nothing any more."""
-        if self not in self.lane.viewers:
+        if self.left:
             return
         del self.lane.viewers[self]
         self.ready = False
         self._move(None, 0)
         self._counters.bytes_out[self.lane.form.name] += self.sent
+        if self.stream.state is State.ENDED:
+            # Perhaps the hub has forgotten the stream already: the last viewer to go gives its log back.
+            self.stream.drop_idle_lanes()
+
+    @property
+    def left(self) -> bool:
+        """Whether it is off its lane."""
+        return self not in self.lane.viewers
 
     def pause(self, paused: bool) -> None:
         """Stop at the next record boundary, or go on at the newest join point."""
@@ -166,6 +177,12 @@ class _Viewer:
         self._move(log.join, log.join_offset)
         return prologue, head
 
+    def _rest(self) -> None:
+        """Paused: hold on to no segment, for it goes on at a join point anyway."""
+        if self.segment is not None:
+            self._move(None, 0)
+        self._at_end()
+
     def _skip(self) -> None:
         """Too far behind: go on at the newest join point."""
         self.skips += 1
@@ -176,6 +193,7 @@ class _Viewer:
         """Everything there is has been sent; whether that was the end of the stream."""
         self._blocked_since = 0.0
         if self._ending:
+            self.ended = True
             self._owner.viewer_ended()
         return self._ending
 
@@ -202,7 +220,7 @@ class KernelViewer(_Viewer):
     until ``leave``.
     """
 
-    __slots__ = ("_control", "_limit", "_pending", "_successor")
+    __slots__ = ("_control", "_giving_way", "_limit", "_pending", "_shortened")
 
     def __init__(
         self, fd: int, stream: Stream, lane: Lane, owner: ViewerOwner, counters: Counters, stall: float
@@ -214,7 +232,9 @@ class KernelViewer(_Viewer):
         self._pending = b""
         """Bytes to send before the log's: the head, or answers."""
         self._control: list[bytes] = []
-        self._successor: TransportViewer | None = None
+        self._shortened = False
+        """``_limit`` is the end of the record under way."""
+        self._giving_way = False
 
     def may_write(self) -> bool:
         """Whether answers may go through ``control``: nothing written to the transport is still under way."""
@@ -223,8 +243,9 @@ class KernelViewer(_Viewer):
     def retire(self) -> bytes:
         """Leave; what the owner must still write so that the last record and answers are whole."""
         rest = self._pending
+        self._shorten()
         segment = self.segment
-        if segment is not None and segment.fd >= 0 and self.offset < self._limit:
+        if segment is not None and self.offset < self._limit:
             rest += segment.read(self.offset, self._limit - self.offset)
         rest += b"".join(self._control)
         self.leave()
@@ -239,17 +260,40 @@ class KernelViewer(_Viewer):
         else:
             self.serve(now)
 
-    def hand_over(self, successor: TransportViewer) -> None:
-        """Let ``successor`` go on at the next record boundary."""
-        self._successor = successor
+    def give_way(self) -> None:
+        """Have the owner put another viewer in this one's place at the next record boundary (``kernel_left``)."""
+        self._giving_way = True
+        self._shorten()
         self.ready = False
 
+    def jump(self) -> None:
+        super().jump()
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """Stop at the end of the record under way, not at the limit set when more was to be sent."""
+        segment = self.segment
+        if segment is None or self._shortened or self.offset >= self._limit:
+            return
+        self._shortened = True
+        # Records are not indexed, but a segment begins with one.
+        for _, start, end in self.lane.form.records(segment.read(0, self._limit)):
+            if start == self.offset:
+                self._limit = start
+                return
+            if end >= self.offset:
+                self._limit = end
+                return
+
     def fell_short(self, limit: int, now: float) -> None:
+        self._shortened = False
         self._limit = limit
         self._blocked_since = now
         self.ready = False
 
     def serve(self, now: float) -> bool:
+        if self.left:
+            return False
         try:
             return self._serve(now)
         except BlockingIOError:
@@ -271,9 +315,12 @@ class KernelViewer(_Viewer):
                     return self._blocked(now)
             segment = self.segment
             if segment is not None and self.offset < self._limit:
+                if segment.evicted:
+                    self._shorten()
                 count = os.sendfile(self.fd, segment.fd, self.offset, self._limit - self.offset)
                 self.offset += count
-                if count:
+                if count and not segment.evicted:
+                    # A viewer that takes a byte now and then does not keep an evicted segment alive for ever.
                     self._blocked_since = 0.0
                 if self.offset < self._limit:
                     return self._blocked(now)
@@ -282,12 +329,11 @@ class KernelViewer(_Viewer):
                 self._pending = b"".join(self._control)
                 self._control.clear()
                 continue
-            if self._successor is not None:
-                self._successor.take_over(self)
+            if self._giving_way:
                 self._owner.kernel_left()
-                return True
+                return False
             if self.paused:
-                self._at_end()
+                self._rest()
                 return False
             if self._jumping:
                 self._jumping = False
@@ -305,6 +351,7 @@ class KernelViewer(_Viewer):
                 self._limit = 0
             elif self.offset < segment.size:
                 self._limit = segment.size
+                self._shortened = False
             elif segment.next is not None:
                 self._move(segment.next, 0)
                 self._limit = 0
@@ -316,7 +363,7 @@ class KernelViewer(_Viewer):
 class TransportViewer(_Viewer):
     """Writes whole records to a transport, optionally with another message stream id or without sound or picture."""
 
-    __slots__ = ("_audio", "_msid", "_transport", "_video")
+    __slots__ = ("_audio", "_buffered", "_msid", "_transport", "_video")
 
     def __init__(
         self,
@@ -334,6 +381,8 @@ class TransportViewer(_Viewer):
         self._msid = msid
         self._audio = True
         self._video = True
+        self._buffered = 0
+        """Bytes that waited in the transport at the last look."""
 
     def receive(self, audio: bool, video: bool) -> None:
         """7.2.2.4, 7.2.2.5: leave out what the player does not want; a picture comes back at a join point."""
@@ -350,18 +399,23 @@ class TransportViewer(_Viewer):
         self.paused = viewer.paused
         self._ending = viewer._ending
         self._move(viewer.segment, viewer.offset)
-        self.sent = -self.offset
         viewer.leave()
 
     def serve(self, now: float) -> bool:
+        if self.left:
+            return False
         if not self._owner.transport_free() or (not self._started and not self._owner.writable()):
             return self._blocked(now)
         while True:
-            if self._transport.get_write_buffer_size() > _HIGH_WATER:
+            buffered = self._transport.get_write_buffer_size()
+            if buffered < self._buffered:
+                self._blocked_since = 0.0
+            self._buffered = buffered
+            if buffered > _HIGH_WATER:
                 return self._blocked(now)
             self._blocked_since = 0.0
             if self.paused:
-                self._at_end()
+                self._rest()
                 return False
             if self._jumping:
                 self._jumping = False

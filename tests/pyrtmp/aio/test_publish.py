@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import pytest
+
+from pyrtmp import Hooks, RefusedError, Request, StreamKey, StreamSettings, Timeouts, control
+from tests.pyrtmp.aio.net import Net, Peer, eventually, frame, journal
+
+BAD_NAME = "NetStream.Publish.BadName"
+
+
+async def test_a_second_publisher_is_refused_at_once_while_the_first_one_sends(net: Net) -> None:
+    server = await net.server()
+    first = await net.publisher(server)
+    second = await net.peer(server)
+
+    async def send() -> None:
+        for n in range(10_000):
+            await first.write(frame(n, key=n % 10 == 0))
+            await asyncio.sleep(0.03)
+
+    task = asyncio.create_task(send())
+    started = monotonic()
+    with pytest.raises(AssertionError, match="BadName"):
+        await second.publish()
+    assert monotonic() - started < 0.5
+    task.cancel()
+    assert server.counters.refused["publish"] == 1
+    assert len(journal(server).of("refused")) == 1
+
+
+async def test_one_connection_does_not_challenge_itself(net: Net) -> None:
+    server = await net.server()
+    first = await net.publisher(server)
+    await first.command("createStream", transaction=3)
+    await first.command("publish", "cam", "live", msid=2)
+    await first.until_code(BAD_NAME, 1)
+    assert not server.counters.takeovers
+
+
+async def test_a_silent_publisher_loses_its_stream_and_viewers_stay(net: Net) -> None:
+    server = await net.server(stream=StreamSettings(takeover_seconds=0.3))
+    frozen = await net.publisher(server)
+    await frozen.write(frame(0, key=True))
+    player = await net.player(server)
+    await player.until(lambda: player.numbers() == [0])
+    started = monotonic()
+    second = await net.publisher(server)
+    assert monotonic() - started < 0.8
+    await second.write(frame(1, key=True))
+    await player.until(lambda: player.numbers() == [0, 1])
+    assert server.counters.takeovers == 1
+    await frozen.until_closed()
+    assert BAD_NAME in frozen.codes()
+    assert [r.get("code") for r in journal(server).of("displaced")] == [BAD_NAME]
+
+
+async def test_viewers_are_kept_over_ten_restarts_and_time_goes_on(net: Net) -> None:
+    server = await net.server()
+    publisher = await net.publisher(server)
+    players = [await net.player(server), await net.player(server, msid=2)]
+    for n in range(10):
+        await publisher.write(frame(2 * n, key=True), frame(2 * n + 1))
+        for player in players:
+            await player.until(lambda player=player, n=n: player.numbers()[-1:] == [2 * n + 1])
+        if n % 2:
+            publisher.reset()
+        else:
+            publisher.sock.close()
+        for player in players:
+            await player.until(lambda player=player, n=n: player.signals().count(control.STREAM_EOF) == n + 1)
+        publisher = await net.publisher(server)
+        for player in players:
+            await player.until(lambda player=player, n=n: player.signals().count(control.STREAM_BEGIN) == n + 2)
+    for player in players:
+        assert player.numbers() == list(range(20))
+        times = [m.timestamp for m in player.media()]
+        assert times == sorted(times)
+    assert server.counters.plays["rtmp"] == 2
+
+
+async def test_a_stream_ends_when_nobody_comes_back(net: Net) -> None:
+    server = await net.server(stream=StreamSettings(grace_seconds=0.2))
+    publisher = await net.publisher(server)
+    player = await net.player(server)
+    await publisher.write(frame(0, key=True))
+    await player.until(player.numbers)
+    await publisher.command("deleteStream", 1.0)
+    await player.until_code("NetStream.Play.Stop")
+    assert player.codes()[-2:] == ["NetStream.Play.UnpublishNotify", "NetStream.Play.Stop"]
+    assert control.STREAM_EOF in player.signals()
+
+
+async def test_a_storm_of_publishers_has_one_winner(net: Net) -> None:
+    server = await net.server()
+    for _ in range(4):
+        peers = [await net.peer(server) for _ in range(20)]
+        winners: list[Peer] = []
+
+        async def publish(peer: Peer, winners: list[Peer] = winners) -> None:
+            try:
+                await peer.publish()
+                winners.append(peer)
+                for n in range(10_000):
+                    await peer.write(frame(n, key=n % 10 == 0))
+                    await asyncio.sleep(0.03)
+            except (AssertionError, OSError):
+                await peer.until_closed()
+
+        tasks = [asyncio.create_task(publish(peer)) for peer in peers]
+        await eventually(lambda peers=peers: sum(peer.closed for peer in peers) == 19)
+        assert len(winners) == 1
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for peer in peers:
+            peer.reset()
+        await eventually(lambda: not server.hub.live(), 1.0)
+        await eventually(lambda: not server.clients, 1.0)
+    assert not server.counters.takeovers
+
+
+async def test_kick_ends_a_publisher_and_frees_the_name_at_once(net: Net) -> None:
+    server = await net.server()
+    publisher = await net.publisher(server)
+    (client,) = server.clients.values()
+    assert (client.role, client.key) == ("publish", StreamKey("live", "cam"))
+    client.kick()
+    assert not server.hub.live()
+    await publisher.until_closed()
+    await net.publisher(server)
+
+
+async def test_data_alone_does_not_keep_a_publisher(net: Net) -> None:
+    from pyrtmp import Message, amf
+
+    server = await net.server(timeouts=Timeouts(media_idle=0.3))
+    publisher = await net.publisher(server)
+    started = monotonic()
+    while not publisher.closed and monotonic() - started < 3:
+        await publisher.write(Message(18, 0, 1, amf.encode0("onText", 1)))
+        try:
+            await asyncio.wait_for(publisher.read(), 0.05)
+        except TimeoutError:
+            pass
+    assert server.counters.refused["media_timeout"] == 1
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_hook_may_refuse(net: Net, kind: str) -> None:
+    asked: list[Request] = []
+
+    def refuse(request: Request) -> None:
+        asked.append(request)
+        raise RefusedError("NetStream.Publish.Denied", "no")
+
+    async def refuse_later(request: Request) -> None:
+        await asyncio.sleep(0)
+        refuse(request)
+
+    server = await net.server(hooks=Hooks(on_publish=refuse if kind == "sync" else refuse_later))
+    peer = await net.peer(server)
+    with pytest.raises(AssertionError, match=r"NetStream\.Publish\.Denied"):
+        await peer.publish("cam?token=x")
+    assert asked[0].key == ("live", "cam") and asked[0].query == "token=x"
+
+
+@pytest.mark.parametrize("hook", ["on_connect", "on_publish"])
+async def test_a_hook_that_raises_refuses_and_is_logged(net: Net, hook: str) -> None:
+    server = await net.server(hooks=Hooks(**{hook: lambda request: 1 / 0}))
+    peer = await net.peer(server)
+    with pytest.raises(AssertionError):
+        await peer.publish()
+    assert len(journal(server).of("hook_failed")) == 1
+    assert not server.hub.live()
+
+
+async def test_done_hooks_that_raise_hurt_nobody(net: Net) -> None:
+    calls: list[str] = []
+
+    def publish_done(request: Request) -> None:
+        calls.append("publish")
+        raise ValueError
+
+    def play_done(request: Request) -> None:
+        calls.append("play")
+        raise ValueError
+
+    server = await net.server(hooks=Hooks(on_publish_done=publish_done, on_play_done=play_done))
+    publisher = await net.publisher(server)
+    player = await net.player(server)
+    publisher.reset()
+    player.reset()
+    await eventually(lambda: not server.clients)
+    assert sorted(calls) == ["play", "publish"]
+
+
+async def test_a_slow_hook_delays_only_its_own_client(net: Net) -> None:
+    release = asyncio.Event()
+
+    async def slow(request: Request) -> None:
+        if request.key and request.key.name == "slow":
+            await release.wait()
+
+    server = await net.server(hooks=Hooks(on_publish=slow))
+    peer = await net.peer(server)
+    task = asyncio.create_task(peer.publish("slow"))
+    fast = await net.publisher(server, "fast")
+    player = await net.player(server, "fast")
+    await fast.write(frame(0, key=True))
+    await player.until(player.numbers)
+    assert server.hub.find("live", "slow") is None
+    release.set()
+    await task
+    await peer.write(frame(0, key=True))
+    await eventually(lambda: server.hub.find("live", "slow"))
+
+
+async def test_a_hook_that_never_answers_has_a_deadline(net: Net) -> None:
+    async def never(request: Request) -> None:
+        await asyncio.Event().wait()
+
+    server = await net.server(hooks=Hooks(on_publish=never), timeouts=Timeouts(request=0.2))
+    peer = await net.peer(server)
+    with pytest.raises(AssertionError):
+        await peer.publish()
+    assert server.counters.refused["hook_timeout"] == 1
+
+
+async def test_what_is_pipelined_behind_a_slow_hook_is_bounded(net: Net) -> None:
+    async def never(request: Request) -> None:
+        await asyncio.Event().wait()
+
+    server = await net.server(hooks=Hooks(on_publish=never))
+    peer = await net.peer(server)
+    await peer.connect()
+    await peer.command("createStream", transaction=2)
+    await peer.command("publish", "cam", "live", msid=1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            for n in range(1000):
+                await peer.write(frame(n, 100_000))
+    (client,) = server.clients.values()
+    assert client.bytes_in < 1_000_000

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import asyncio
+
+from pyrtmp import EgressSettings
+from pyrtmp.aio.rounds import Rounds
+from pyrtmp.counters import Counters
+from tests.pyrtmp.aio.net import Net, eventually, frame
+
+
+def test_the_pause_follows_the_cost_within_its_bounds() -> None:
+    rounds = Rounds(EgressSettings(share=0.1, min_delay_ms=5, max_delay_ms=300), Counters())
+    assert rounds.delay == 0.005
+    for _ in range(100):
+        rounds.charge(0.002)
+    assert abs(rounds.delay - 0.02) < 0.001
+    for _ in range(100):
+        rounds.charge(1.0)
+    assert rounds.delay == 0.3
+
+
+def test_one_long_round_does_not_make_the_next_ones_late() -> None:
+    rounds = Rounds(EgressSettings(share=0.1), Counters())
+    for _ in range(100):
+        rounds.charge(0.002)
+    rounds.charge(0.5)
+    assert rounds.delay < 0.03
+
+
+def test_settings_can_change() -> None:
+    rounds = Rounds(EgressSettings(min_delay_ms=5), Counters())
+    rounds.configure(EgressSettings(min_delay_ms=50, max_delay_ms=50))
+    assert rounds.delay == 0.05
+
+
+async def test_a_pinned_delay_bundles_messages(net: Net) -> None:
+    server = await net.server(egress=EgressSettings(min_delay_ms=300, max_delay_ms=300))
+    publisher = await net.publisher(server)
+    player = await net.player(server)
+    await publisher.write(frame(0, key=True))
+    await player.until(player.numbers)
+    rounds = server.counters.rounds
+    for n in range(1, 20):
+        await publisher.write(frame(n))
+    await player.until(lambda: player.numbers() == list(range(20)))
+    assert server.counters.rounds - rounds <= 2
+
+
+async def test_a_full_socket_does_not_make_the_loop_spin(net: Net) -> None:
+    server = await net.server()
+    publisher = await net.publisher(server)
+    await net.player(server, receive_buffer=4096)
+    await publisher.write(*(frame(n, 60000, key=n == 0) for n in range(150)))
+    (lane,) = server.hub.live()[0].lanes.values()
+    (viewer,) = lane.viewers
+    await eventually(lambda: viewer.segment is not None and not viewer.ready)
+    before = server.counters.rounds
+    player = await net.player(server)
+    await player.until(lambda: len(player.numbers()) == 150)
+    rounds = server.counters.rounds
+    await asyncio.sleep(0.3)
+    assert server.counters.rounds - rounds <= 20
+    assert rounds > before
