@@ -9,18 +9,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import inspect
+import json
 import mimetypes
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from http import HTTPStatus
 from importlib.resources import files
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, NamedTuple
 
-from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
 
 from hls.audience import Audience
@@ -48,6 +51,8 @@ KEEPALIVE_SECONDS: Final = 75.0
 _SEGMENT_SUFFIXES: Final = (".ts", ".m4s", ".mp4")
 _METHODS: Final = "GET, HEAD, OPTIONS"
 _TICK_SECONDS: Final = 1.0
+_JOINED: Final = 16 * 1024
+"""Up to so many bytes a body is copied behind its head, which is cheaper than handing over two buffers."""
 
 
 class ViewerSite:
@@ -74,9 +79,9 @@ class ViewerSite:
         self.hls = HlsService(server.hub, settings, self._executor)
         self.audience = Audience(max(3 * settings.max_fragment, settings.window))
         self._origins = frozenset(cors_origins)
-        self._headers = {"X-Content-Type-Options": "nosniff", "Server": "pyrtmp"}
+        self._common = {"X-Content-Type-Options": "nosniff", "Server": "pyrtmp"}
         if "*" in self._origins:
-            self._headers["Access-Control-Allow-Origin"] = "*"
+            self._common["Access-Control-Allow-Origin"] = "*"
         self._streams = streams
         self._rtmp_port = rtmp_port
         self._version = version
@@ -132,7 +137,7 @@ class ViewerSite:
 
     # Requests
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest) -> _Answered:
         assert self._connections is not None
         self._connections.asked(request.protocol)
         try:
@@ -142,16 +147,14 @@ class ViewerSite:
                 return self._options(request)
             raise _Refused(405, "this server answers GET, HEAD and OPTIONS")
         except _Refused as refusal:
-            response = self._response(
-                request, refusal.status, f"{refusal.why}\n".encode(), "text/plain; charset=utf-8", "no-store"
-            )
+            headers = self._headers(request, "text/plain; charset=utf-8", "no-store")
             if refusal.status == 405:
-                response.headers["Allow"] = _METHODS
+                headers["Allow"] = _METHODS
             elif refusal.status == 503:
-                response.headers["Retry-After"] = "1"
-            return response
+                headers["Retry-After"] = "1"
+            return _Answer(request, refusal.status, headers, f"{refusal.why}\n".encode())
 
-    async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _get(self, request: web.BaseRequest) -> _Answered:
         path = request.path[1:]
         if path.endswith(".flv"):
             return await self._flv(request, self._key(path.removesuffix(".flv")))
@@ -170,55 +173,47 @@ class ViewerSite:
         if path.startswith("_page/"):
             return self._file(request, path.removeprefix("_page/").removeprefix("vendor/"))
         if path == "favicon.ico":  # the page brings its icon along; browsers ask all the same
-            return self._response(request, 204, b"", "", "max-age=86400")
+            return _Answer(request, 204, self._headers(request, "", "max-age=86400"))
         raise _Refused(404, "there is no such page; streams are /app/stream.flv and /app/stream.m3u8")
 
-    def _options(self, request: web.BaseRequest) -> web.Response:
-        response = self._response(request, 204, b"", "", "")
-        response.headers.update({
+    def _options(self, request: web.BaseRequest) -> _Answered:
+        headers = self._headers(request, "", "") | {
             "Access-Control-Allow-Methods": _METHODS,
             "Access-Control-Allow-Headers": "Range, Content-Type",
             "Access-Control-Max-Age": "86400",
-        })
-        return response
+        }
+        return _Answer(request, 204, headers)
 
-    def _head(self, request: web.BaseRequest, content_type: str, cache_control: str) -> dict[str, str]:
-        headers = self._headers.copy()
+    def _headers(self, request: web.BaseRequest, content_type: str, cache_control: str) -> dict[str, str]:
+        headers = self._common.copy()
         if content_type:
             headers["Content-Type"] = content_type
         if cache_control:
             headers["Cache-Control"] = cache_control
-        if "*" not in self._origins and self._origins:
+        if self._origins and "*" not in self._origins:
             origin = request.headers.get("Origin", "")
             if origin in self._origins:
                 headers["Access-Control-Allow-Origin"] = origin
             headers["Vary"] = "Origin"
         return headers
 
-    def _response(
-        self, request: web.BaseRequest, status: int, body: bytes, content_type: str, cache_control: str, etag: str = ""
-    ) -> web.Response:
-        headers = self._head(request, content_type, cache_control)
-        if etag:
-            headers["ETag"] = etag
-            if status == 200 and _matches(request.headers.get("If-None-Match", ""), etag):
-                return web.Response(status=304, headers=headers)
-        return web.Response(status=status, body=body or None, headers=headers)
-
     # The page
 
-    def _file(self, request: web.BaseRequest, name: str) -> web.Response:
+    def _file(self, request: web.BaseRequest, name: str) -> _Answered:
         file = self._page.get(name)
         if file is None:
             raise _Refused(404, "the page has no such file")
-        response = self._response(request, 200, file.body, file.content_type, "no-cache", file.etag)
-        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
+        headers = self._headers(request, file.content_type, "no-cache") | {
+            "ETag": file.etag,
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+            "Referrer-Policy": "no-referrer",
+        }
+        return _validated(request, headers, file.body, file.etag)
 
-    def _list(self, request: web.BaseRequest) -> web.Response:
+    def _list(self, request: web.BaseRequest) -> _Answered:
         facts = {"streams": self._streams(), "rtmp_port": self._rtmp_port, "version": self._version}
-        return web.json_response(facts, headers=self._head(request, "", "no-store"))
+        headers = self._headers(request, "application/json; charset=utf-8", "no-store")
+        return _Answer(request, 200, headers, json.dumps(facts).encode())
 
     # Media
 
@@ -253,41 +248,40 @@ class ViewerSite:
             self._server.journal.error("hook_failed", conn=asked.client, error=repr(error))
             raise _Refused(403, "the server could not decide") from None
 
-    async def _flv(self, request: web.BaseRequest, key: StreamKey) -> web.StreamResponse:
+    async def _flv(self, request: web.BaseRequest, key: StreamKey) -> _Answered:
         asked = self._asked(request, key, "flv")
         await self._allow(asked)
-        headers = self._head(request, "video/x-flv", "no-store")
+        headers = self._headers(request, "video/x-flv", "no-store")
         # No length and no chunks: the body ends with the connection (RFC 9112, 6.3), which HTTP/1.0 knows as well.
         headers |= {"X-Accel-Buffering": "no", "Connection": "close"}
-        head = "HTTP/1.1 200 OK\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
-        transport = request.transport
         if request.method == "HEAD":
             stream = self._server.hub.find(*key)
             if stream is None or not stream.live:
                 raise _Refused(404, f"{key} is not published")
-            if transport is not None:
-                transport.write(head.encode())
-            return _TakenOver()
+            if request.transport is not None:
+                request.transport.write(_head(200, headers))
+            return _Answered()
         stream = await self._live(key)
         if not self._server.may_accept(asked.address):
             raise _Refused(503, "the server takes no more viewers")
-        if transport is None or transport.is_closing():
-            return _TakenOver()
+        transport = request.transport
+        if transport is None or not await self._drained(request, transport):
+            return _Answered()
         agent = request.headers.get("User-Agent", "")[:128]
-        if transport.get_write_buffer_size() and not await self._drained(request, transport):
-            return _TakenOver()
-        viewer = FlvViewer(self._server, stream, transport, asked, agent, head.encode())
+        viewer = FlvViewer(self._server, stream, transport, asked, agent, _head(200, headers))
         if viewer.done is None:
-            request.protocol.force_close()  # not to wait for the rest of a body, nor to read what we read
-            return _TakenOver()
+            request.protocol.force_close()  # not to wait for the rest of a body, nor to read what the viewer reads
+            return _Answered()
         try:
             await viewer.done
         finally:
             viewer.close("gone")
-        return _TakenOver()
+        return _Answered()
 
     async def _drained(self, request: web.BaseRequest, transport: asyncio.Transport) -> bool:
         """Wait until the answers to the requests before have left; whether they did."""
+        if not transport.get_write_buffer_size():
+            return not transport.is_closing()
         transport.set_write_buffer_limits(0)
         try:
             async with asyncio.timeout(self._server.timeouts.write_stall):
@@ -321,32 +315,33 @@ class ViewerSite:
             raise _Refused(404, f"{key} is not published")
         return stream
 
-    async def _playlist(self, request: web.BaseRequest, key: StreamKey, prefix: str) -> web.Response:
+    async def _playlist(self, request: web.BaseRequest, key: StreamKey, prefix: str) -> _Answered:
         if self._server.hooks.on_play is not None:
             await self._allow(self._asked(request, key, "hls"))
         query = request.rel_url.raw_query_string
         return self._reply(request, key, await self.hls.playlist(key.app, key.name, query=query, prefix=prefix))
 
-    async def _segment(self, request: web.BaseRequest, key: StreamKey, file: str) -> web.Response:
+    async def _segment(self, request: web.BaseRequest, key: StreamKey, file: str) -> _Answered:
         if self._server.hooks.on_play is not None:
             await self._allow(self._asked(request, key, "hls"))
         return self._reply(request, key, await self.hls.segment(key.app, key.name, file))
 
-    def _reply(self, request: web.BaseRequest, key: StreamKey, reply: Reply) -> web.Response:
+    def _reply(self, request: web.BaseRequest, key: StreamKey, reply: Reply) -> _Answer:
         if reply.status != 200:
             raise _Refused(reply.status, reply.body.decode().strip())
-        response = self._response(request, 200, reply.body, reply.content_type, reply.cache_control, reply.etag)
+        headers = self._headers(request, reply.content_type, reply.cache_control)
+        headers["ETag"] = reply.etag
+        answer = _validated(request, headers, reply.body, reply.etag)
         server = self._server
-        sent = len(reply.body) if response.status == 200 and request.method == "GET" else 0
         address = request.remote or "unix"
         agent = request.headers.get("User-Agent", "")[:128]
-        if self.audience.saw(key, address, agent, sent):
+        if self.audience.saw(key, address, agent, answer.length):
             server.counters.plays["hls"] += 1
             server.journal.info(
                 "play", conn=server.new_id(), address=address, stream=str(key), agent=agent, protocol="hls"
             )
-        server.counters.bytes_out["hls"] += sent
-        return response
+        server.counters.bytes_out["hls"] += answer.length
+        return answer
 
 
 class _Connections(web.Server):
@@ -356,15 +351,12 @@ class _Connections(web.Server):
     """
 
     def __init__(self, answer: Callable[[web.BaseRequest], Any], server: Server) -> None:
-        super().__init__(
-            answer, handler_cancellation=True, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS,
-            tcp_keepalive=False,
-        )
+        super().__init__(answer, handler_cancellation=True)
         self._rtmp = server
         self._silent: dict[RequestHandler, float] = {}
 
     def __call__(self) -> RequestHandler:
-        return _Handler(self, self._rtmp, loop=asyncio.get_running_loop(), **self._kwargs)
+        return _Handler(self, self._rtmp)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -395,8 +387,11 @@ class _Handler(RequestHandler):
 
     __slots__ = ("_rtmp",)
 
-    def __init__(self, manager: web.Server, server: Server, **options: Any) -> None:
-        super().__init__(manager, **options)
+    def __init__(self, manager: web.Server, server: Server) -> None:
+        super().__init__(
+            manager, loop=asyncio.get_running_loop(), keepalive_timeout=KEEPALIVE_SECONDS, tcp_keepalive=False,
+            access_log=None,  # type: ignore[arg-type]  # None turns it off
+        )
         self._rtmp = server
 
     def handle_error(
@@ -418,15 +413,53 @@ class _Handler(RequestHandler):
         return response
 
 
-class _TakenOver(web.StreamResponse):
-    """Tells aiohttp that the request was answered by somebody else: nothing to write, forget the connection."""
+class _Answered:
+    """What aiohttp asks of a response.  This one was written by somebody else; the connection is not used again."""
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        self.force_close()
-        return None
+    __slots__ = ("keep_alive",)
 
-    async def write_eof(self, data: bytes = b"") -> None:
-        return None
+    def __init__(self) -> None:
+        self.keep_alive = False
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Everything is done in ``write_eof``."""
+
+    async def write_eof(self) -> None:
+        """Write the answer.  Raises ``ConnectionError``."""
+
+
+class _Answer(_Answered):
+    """An answer whose body is at hand; it takes a third of the time of ``web.Response``.
+
+    ``headers`` are taken over.  ``length`` is how much of the body goes out.
+    """
+
+    __slots__ = ("_data", "_request", "length")
+
+    def __init__(self, request: web.BaseRequest, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.keep_alive = request.keep_alive
+        if status not in (204, 304):
+            headers["Content-Length"] = str(len(body))
+        if not self.keep_alive:
+            headers["Connection"] = "close"
+        elif request.version < HttpVersion11:
+            headers["Connection"] = "keep-alive"
+        if request.method == "HEAD":
+            body = b""
+        self.length = len(body)
+        self._request = request
+        head = _head(status, headers)
+        self._data = [head, body] if len(body) > _JOINED else [head + body]
+
+    async def write_eof(self) -> None:
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        if len(self._data) == 1:
+            transport.write(self._data[0])
+        else:
+            transport.writelines(self._data)
+        await self._request.writer.drain()
 
 
 class _Refused(Exception):
@@ -436,6 +469,27 @@ class _Refused(Exception):
         super().__init__(why)
         self.status = status
         self.why = why
+
+
+def _validated(request: web.BaseRequest, headers: dict[str, str], body: bytes, etag: str) -> _Answer:
+    """``body``, or 304 when the client has it."""
+    condition = request.headers.get("If-None-Match")
+    if condition is not None and _matches(condition, etag):
+        return _Answer(request, 304, headers)
+    return _Answer(request, 200, headers, body)
+
+
+def _head(status: int, headers: dict[str, str]) -> bytes:
+    lines = [_status_line(status, int(time()))]
+    lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
+    lines.append("\r\n")
+    return "".join(lines).encode()
+
+
+@functools.lru_cache(16)
+def _status_line(status: int, now: int) -> str:
+    """With the Date, which changes once a second."""
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {formatdate(now, usegmt=True)}\r\n"
 
 
 class _File(NamedTuple):
@@ -463,6 +517,4 @@ def _content_type(name: str) -> str:
 
 def _matches(condition: str, etag: str) -> bool:
     """If-None-Match, by weak comparison (RFC 9110, 13.1.2): a list of tags, each maybe weak, or ``*``."""
-    if not condition:
-        return False
     return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in condition.split(","))

@@ -44,6 +44,8 @@ _DISCONTINUITY_EPOCH: Final = 1_767_225_600
 _DISCONTINUITY_SECONDS: Final = 600
 """Discontinuity numbers begin at the time in this unit: they go up over restarts of the process as long as a stream has
 no more than one discontinuity in so many seconds, and stay small."""
+_MAX_REPLIES: Final = 64
+"""Playlists kept ready for one stream: queries may be tokens, one for every player."""
 _SEGMENT_CACHE: Final = "public, max-age=86400, immutable"
 _NO_CACHE: Final = "no-store"
 
@@ -116,6 +118,8 @@ class HlsStream:
         self._broken = False
         self._wall = _WallClock()
         self._short = _Allowance(clock())
+        self._replies: dict[tuple[str, str], Reply] = {}
+        """Playlists as last answered, by prefix and query; until the next segment."""
         self._over = False
         self._closed = False
         self._settled = asyncio.Event()
@@ -145,6 +149,7 @@ class HlsStream:
         self._take([self._segmenter.restart()])
         self._over = False
         self.ended_at = None
+        self._replies.clear()
         if not len(self._window):
             self._settled.clear()
         self.source = source
@@ -163,6 +168,19 @@ class HlsStream:
     def playlist(self, *, prefix: str = "", query: str = "") -> bytes:
         """The playlist as text; only after ``ready`` said that there is one."""
         return self._window.playlist(ended=self.ended_at is not None).encode(prefix=prefix, query=query)
+
+    def reply(self, *, prefix: str, query: str) -> Reply:
+        """What to answer a request for the playlist with; made once for all who ask alike."""
+        reply = self._replies.get((prefix, query))
+        if reply is None:
+            body = self.playlist(prefix=prefix, query=query)
+            # A CDN may answer from its cache for less than the time in which a segment is made.
+            cache_control = f"public, max-age={int(self._settings.fragment / 2)}"
+            reply = Reply(200, body, "application/vnd.apple.mpegurl", cache_control, f'"{zlib.crc32(body):08x}"')
+            if len(self._replies) >= _MAX_REPLIES:
+                self._replies.clear()
+            self._replies[prefix, query] = reply
+        return reply
 
     def file(self, name: str) -> bytes | None:
         """A segment or initialization section by its name."""
@@ -239,6 +257,7 @@ class HlsStream:
             job.add_done_callback(partial(self._muxed, draft, began))
         elif self._over and self.ended_at is None:
             self.ended_at = self._clock()
+            self._replies.clear()
             self._settled.set()
 
     def _muxed(self, draft: Draft, began: datetime, job: asyncio.Future[Muxed]) -> None:
@@ -274,6 +293,7 @@ class HlsStream:
             independent=draft.independent,
             time=began,
         )
+        self._replies.clear()
         self._settled.set()
 
     def _release_muxer(self) -> None:
@@ -377,15 +397,7 @@ class HlsService:
             if stream.heard and stream.ended_at is None:
                 return Reply(503, b"no segment is complete yet\n")
             return Reply(404, b"no such stream\n")
-        body = stream.playlist(prefix=prefix, query=query)
-        return Reply(
-            200,
-            body,
-            "application/vnd.apple.mpegurl",
-            # A CDN may answer from its cache for less than the time in which a segment is made.
-            f"public, max-age={int(self._settings.fragment / 2)}",
-            f'"{zlib.crc32(body):08x}"',
-        )
+        return stream.reply(prefix=prefix, query=query)
 
     async def segment(self, app: str, name: str, filename: str) -> Reply:
         """A segment or initialization section that a playlist names, or named a window ago; 404 after that."""

@@ -9,10 +9,12 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import pytest
+import uvloop
 from av.stream import Stream as AvStream
 
 from hls.http import ViewerSite
@@ -106,6 +108,15 @@ def make_feed() -> MakeFeed:
     return make
 
 
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Viewers are served by the kernel under uvloop, as on a node; everything else runs on Python's own loop."""
+    if item.path.name == "test_viewer.py":
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
+
+
 # A server with its viewers' site, and what talks to it
 
 AVC = bytes.fromhex("17000000000142c01effe1001967" "42c01eda02802dd0800000030080000018078b1750" "01000468ce3c80")
@@ -156,6 +167,7 @@ class Bench:
         self.server = server
         self.site = site
         self.tls: ssl.SSLContext | None = None
+        self.writers: list[asyncio.StreamWriter] = []
 
     @property
     def port(self) -> int:
@@ -179,7 +191,9 @@ class Bench:
             await client.send(Message(message.type, message.timestamp, message.msid, message.payload))
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls, limit=1 << 24)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls, limit=1 << 24)
+        self.writers.append(writer)
+        return reader, writer
 
     async def ask(
         self, path: str, *, method: str = "GET", version: str = "1.1", headers: str = "", body: bytes = b""
@@ -229,9 +243,20 @@ async def make_bench() -> AsyncIterator[MakeBench]:
     for bench in made:
         await bench.server.close()
         await bench.site.close()
+        for writer in bench.writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 @pytest.fixture
 async def bench(make_bench: MakeBench) -> Bench:
     """A server with default settings."""
     return await make_bench()
+
+
+@pytest.fixture
+def kit() -> SimpleNamespace:
+    """Messages of a made-up stream, and a reader of response heads."""
+    return SimpleNamespace(
+        AVC=AVC, ASC=ASC, picture=picture, sound=sound, messages=messages, read_head=read_head
+    )
