@@ -211,7 +211,7 @@ def _network_reason(error: Exception, url: str) -> str:
     if isinstance(error, TimeoutError):
         return f"{url}: no answer in time"
     if isinstance(error, OSError):
-        return f"{url}: {error.strerror or error}"
+        return f"{url}: {os.strerror(error.errno) if error.errno and error.errno > 0 else error}"
     return str(error)
 
 

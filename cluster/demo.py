@@ -109,7 +109,7 @@ def main(url: str) -> int:
         os.nice(5)  # the server goes first
     try:
         with av.open(url, "w", format="flv", options={"flvflags": "no_duration_filesize"}) as output:
-            _encode(output, over)
+            encode(output, over)
     except (av.FFmpegError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -122,7 +122,7 @@ def _wait_for_end(over: threading.Event) -> None:
     over.set()
 
 
-def _encode(output: OutputContainer, over: threading.Event) -> None:
+def encode(output: OutputContainer, over: threading.Event) -> None:
     """Make frames as time goes by: each picture shows its own time, and every second there is a beep."""
     from av.video.frame import PictureType
 

@@ -124,13 +124,14 @@ class _NodeCollector(Collector):
 
     def _streams(self) -> Iterator[Metric]:
         states = {state.value: 0 for state in State if state is not State.ENDED}
-        waiting = logs = 0
+        waiting = logs = groups = 0
         viewers = dict.fromkeys(PROTOCOLS, 0) | {"hls": sum(self._audience.viewers().values())}
         for stream in self._server.hub:
             states[stream.state.value] = states.get(stream.state.value, 0) + 1
             waiting += stream.waiting
             for name, lane in stream.lanes.items():
                 viewers[name] = viewers.get(name, 0) + len(lane.viewers)
+            groups += stream.gop_size[1]
             logs += sum(lane.log.bytes for lane in stream.lanes.values())
         streams = GaugeMetricFamily(
             "pyrtmp_streams",
@@ -145,6 +146,7 @@ class _NodeCollector(Collector):
             watching.add_metric((protocol,), number)
         yield watching
         yield _gauge("pyrtmp_waiting_viewers", "Viewers that wait for a publisher.", waiting)
+        yield _gauge("pyrtmp_gop_bytes", "Memory that groups of pictures kept for joiners take.", groups)
         yield _gauge("pyrtmp_wire_log_bytes", "Memory that media kept for viewers takes.", logs)
 
     def _totals(self) -> Iterator[Metric]:

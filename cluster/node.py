@@ -105,12 +105,16 @@ class Node:
             api=str(self.api_address),
         )
 
-    async def run(self) -> None:
-        """Wait until SIGTERM, SIGINT or ``stop``."""
+    def obey_signals(self) -> None:
+        """SIGTERM and SIGINT stop the node, SIGHUP reloads its settings.  Call before ``start``: whoever sees the
+        node ready may signal it."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop, "SIGTERM")
         loop.add_signal_handler(signal.SIGINT, self.stop, "SIGINT")
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    async def run(self) -> None:
+        """Wait until ``stop``."""
         await self._stop.wait()
 
     async def drain(self) -> None:
@@ -233,6 +237,7 @@ def serve(
     async def main() -> None:
         node = Node(config, demo=demo, reload=reload)
         try:
+            node.obey_signals()
             await node.start()
             announce(node)
             await node.run()

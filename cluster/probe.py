@@ -90,7 +90,7 @@ class Report:
             lines.append(f"  audio        {', '.join(parts)}")
         lines.append(f"  first frame  {self.first_frame_ms:.0f} ms after the start of the connection")
         flaws = [
-            f"{number} {what}"
+            f"{what}: {number}"
             for number, what in (
                 (self.silences, f"pauses of more than {SILENCE_MS} ms"),
                 (self.jumps, "jumps of the timestamps"),
@@ -184,8 +184,7 @@ class Observer:
             return round(self._bytes[type] * 8 / span, 1) if span else 0.0  # bits per millisecond
 
         heard = self._first_key if self._frames else self._first_media
-        if self._last_arrival is not None:
-            self._longest = max(self._longest, (now - self._last_arrival) * 1000)
+        silence = (now - self._last_arrival) * 1000 if self._last_arrival is not None else 0.0
         gaps = len(self._keys) - 1
         video_span = self._span(VIDEO)
         return Report(
@@ -201,8 +200,8 @@ class Observer:
             video_kbps=kbps(VIDEO),
             audio_kbps=kbps(AUDIO),
             gop_ms=round((self._keys[-1] - self._keys[0]) / gaps, 1) if gaps > 0 else None,
-            silences=self._silences,
-            longest_silence_ms=round(self._longest, 1),
+            silences=self._silences + (silence > SILENCE_MS),
+            longest_silence_ms=round(max(self._longest, silence), 1),
             jumps=self._jumps,
             steps_back=self._back,
             bytes=sum(self._bytes.values()),

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.api import _is_local_name, _plain
+from cluster.config import load
+from cluster.node import Node
+from pyrtmp.aio.client import Client
+
+
+async def until(condition: Any, seconds: float = 5.0) -> None:
+    """Wait for something that no event tells of."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def http(node: Node) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(f"http://{node.api_address}") as session:
+        yield session
+
+
+async def get(http: aiohttp.ClientSession, path: str) -> dict[str, Any]:
+    async with http.get(path) as response:
+        assert response.status == 200, await response.text()
+        assert response.content_type == "application/json"
+        answer = await response.json()
+        assert answer["code"] == 0 and answer["server"] and answer["pid"]
+        return dict(answer)
+
+
+async def test_a_live_stream(node: Node, live: str, http: aiohttp.ClientSession) -> None:
+    stream = node.server.hub.find("live", "clip")
+    assert stream is not None
+    async with await Client.connect(live) as viewer:
+        messages = viewer.play()
+        await anext(messages)
+        await until(lambda: stream.video_frames >= 60)
+        node.facts.sample()
+        [facts] = (await get(http, "/api/v1/streams"))["streams"]
+        assert (facts["id"], facts["app"], facts["name"]) == ("live/clip", "live", "clip")
+        assert facts["video"] == {
+            "codec": "H264", "profile": "Constrained Baseline", "level": "3", "width": 640, "height": 360,
+        }  # fmt: skip
+        assert facts["audio"] == {"codec": "AAC", "profile": "LC", "sample_rate": 48000, "channel": 2}
+        assert facts["publish"]["active"] and facts["publish"]["cid"] in node.server.clients
+        assert facts["fps"] == pytest.approx(25, rel=0.2)
+        assert facts["gop_ms"] == 1000 and facts["uptime"] > 2
+        assert facts["kbps"]["recv_30s"] > 100 and facts["recv_bytes"] > 10_000
+        assert facts["viewers"] == {"total": 1, "rtmp": 1} and facts["clients"] == 2
+        one = (await get(http, "/api/v1/streams/live/clip"))["stream"]
+        assert one["id"] == "live/clip" and one["metadata"]["width"] == 640
+
+        clients = (await get(http, "/api/v1/clients"))["clients"]
+        assert sorted((each["type"], each["stream"], each["publish"]) for each in clients) == [
+            ("publish", "live/clip", True), ("rtmp-play", "live/clip", False),
+        ]  # fmt: skip
+        player = next(each for each in clients if each["role"] == "play")
+        assert player["ip"] == "127.0.0.1" and player["send_bytes"] > 1000
+        assert (await get(http, f"/api/v1/clients/{player['id']}"))["client"]["id"] == player["id"]
+
+        summary = (await get(http, "/api/v1/summaries"))["data"]
+        assert summary["ready"] and summary["streams"]["live"] == 1
+        assert summary["clients"] == {"total": 2, "publishers": 1, "viewers": {"rtmp": 1, "flv": 0, "hls": 0}}
+        assert summary["self"]["mem_kbyte"] > 1000
+        await messages.aclose()  # type: ignore[attr-defined]
+
+
+async def test_kick_a_client(node: Node, live: str, http: aiohttp.ClientSession) -> None:
+    async with await Client.connect(live) as viewer:
+        messages = viewer.play()
+        await anext(messages)
+        id = next(each.id for each in node.server.clients.values() if each.role == "play")
+        async with http.delete(f"/api/v1/clients/{id}") as response:
+            assert (response.status, (await response.json())["code"]) == (200, 0)
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(5):
+                async for _ in messages:
+                    pass
+        async with http.delete(f"/api/v1/clients/{id}") as response:
+            assert response.status == 404
+            assert "no such client" in (await response.json())["error"]
+    assert len(node.server.hub.live()) == 1
+
+
+async def test_end_a_stream(node: Node, live: str, http: aiohttp.ClientSession) -> None:
+    async with http.delete("/api/v1/streams/live/clip") as response:
+        assert (response.status, (await response.json())["code"]) == (200, 0)
+    assert node.server.hub.live() == []
+    await until(lambda: not node.server.clients)  # the publisher was let go
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "reason"),
+    [
+        ("GET", "/", 404, "nothing at this path"),
+        ("GET", "/api/v1/nothing", 404, "nothing at this path"),
+        ("GET", "/api/v1/streams/live/none", 404, "no such stream"),
+        ("GET", "/api/v1/streams/none", 404, "no such stream"),
+        ("DELETE", "/api/v1/streams/a/b/c", 404, "no such stream"),
+        ("GET", "/api/v1/clients/none", 404, "no such client"),
+        ("GET", "/api/v1/clients/%2e%2e%2f%00%ff", 404, "no such client"),
+        ("POST", "/api/v1/streams", 405, "does not take this method"),
+        ("DELETE", "/api/v1/clients", 405, "does not take this method"),
+        ("OPTIONS", "/api/v1/clients/x", 405, "does not take this method"),
+        ("GET", "/api/v1/streams?count=-1", 400, "count should be a number from 0 to 10000"),
+        ("GET", "/api/v1/streams?count=10001", 400, "count should be a number"),
+        ("GET", "/api/v1/clients?start=%D9%A1", 400, "start should be a number"),
+        ("GET", "/api/v1/clients?start=" + "9" * 5000, 400, "start should be a number"),
+    ],
+)
+async def test_errors_are_json(http: aiohttp.ClientSession, method: str, path: str, status: int, reason: str) -> None:
+    from yarl import URL
+
+    async with http.request(method, URL(path, encoded=True)) as response:
+        assert response.status == status
+        assert response.content_type == "application/json"
+        answer = await response.json()
+        assert answer["code"] == status and reason in answer["error"]
+        assert ("Allow" in response.headers) == (status == 405)
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_version(http: aiohttp.ClientSession) -> None:
+    for path in ("/api/v1/version", "/api/v1/versions"):
+        data = (await get(http, path))["data"]
+        assert data["version"] == f"{data['major']}.{data['minor']}.{data['revision']}"
+
+
+async def test_health_and_readiness(node: Node, http: aiohttp.ClientSession) -> None:
+    async def ask(path: str) -> tuple[int, str]:
+        async with http.get(path, headers={"Host": "balancer.example.org"}) as response:
+            return response.status, (await response.text()).strip()
+
+    assert await ask("/healthz") == (200, "ok")
+    assert await ask("/readyz") == (200, "ready")
+    await node.drain()
+    assert await ask("/healthz") == (200, "ok")
+    assert await ask("/readyz") == (503, "draining")
+
+
+async def test_metrics_page(http: aiohttp.ClientSession) -> None:
+    async with http.get("/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        families = {each.name: each for each in text_string_to_metric_families(await response.text())}
+    assert families["pyrtmp_ready"].samples[0].value == 1
+
+
+async def test_a_name_that_somebody_gave_this_machine_is_not_enough(http: aiohttp.ClientSession) -> None:
+    async with http.get("/api/v1/clients", headers={"Host": "rebound.example.org:1985"}) as response:
+        assert response.status == 403
+        assert "not by name" in (await response.json())["error"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:1985", "[::1]:1985", "[::1]", "localhost:1", "LOCALHOST"])
+def test_local_names(host: str) -> None:
+    assert _is_local_name(host)
+
+
+@pytest.mark.parametrize("host", ["", "evil.org", "localhost.evil.org", "127.0.0.1.evil.org", "[evil]", "[", ":"])
+def test_names_of_others(host: str) -> None:
+    assert not _is_local_name(host)
+
+
+async def test_token() -> None:
+    settings = ["rtmp.listen=127.0.0.1:0", "http.listen=127.0.0.1:0", "api.listen=127.0.0.1:0", "api.token=s3cret"]
+    node = Node(load(None, settings, {}))
+    await node.start()
+    try:
+        async with aiohttp.ClientSession(f"http://{node.api_address}") as http:
+
+            async def ask(path: str, **headers: str) -> int:
+                async with http.get(path, headers=headers) as response:
+                    return response.status
+
+            for wrong in ("", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "s3cret", "é"):
+                async with http.get("/metrics", headers={"Authorization": wrong}) as response:
+                    assert response.status == 401
+                    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+                    assert "Authorization: Bearer" in (await response.json())["error"]
+            assert await ask("/metrics") == 401
+            assert await ask("/api/v1/streams") == 401
+            assert await ask("/nothing") == 401
+            assert await ask("/healthz") == 200
+            assert await ask("/readyz") == 200
+            assert await ask("/metrics", Authorization="Bearer s3cret", Host="media.example.org") == 200
+            assert await ask("/api/v1/streams", Authorization="bearer s3cret") == 200
+    finally:
+        await node.close()
+
+
+async def test_a_connection_too_many_is_closed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.api._MAX_CONNECTIONS", 2)
+    address = (node.api_address.host, node.api_address.port)
+    pairs = [await asyncio.open_connection(*address) for _ in range(2)]
+    for reader, writer in pairs:
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    reader, writer = await asyncio.open_connection(*address)
+    assert await reader.read() == b""
+    writer.close()
+    for _, each in pairs:
+        each.close()
+        await each.wait_closed()
+
+
+async def test_what_is_not_http_is_answered_and_closed(node: Node) -> None:
+    for bytes in (b"\x03" + b"\x00" * 1536, b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 5000 + b"\r\n"):
+        reader, writer = await asyncio.open_connection(node.api_address.host, node.api_address.port)
+        writer.write(bytes)
+        async with asyncio.timeout(5):
+            assert (await reader.read()).startswith(b"HTTP/1.0 400")
+        writer.close()
+
+
+def test_metadata_is_cut_to_what_json_and_people_bear() -> None:
+    metadata = {
+        "width": 640.0, "stereo": True, "encoder": "x" * 1000, "nan": float("nan"), "big": float("inf"),
+        "list": [1] * 1000, "k" * 1000: 1.0, **{str(number): number for number in range(100)},
+    }  # fmt: skip
+    plain = _plain(metadata)
+    assert len(plain) <= 64 and plain["stereo"] is True and plain["encoder"] == "x" * 256
+    assert not {"nan", "big", "list"} & plain.keys()
+    json.dumps(plain, allow_nan=False)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import pytest
+
+from cluster.banner import banner, own_address, reachable
+from cluster.config import Address
+
+
+def text(rtmp: str = "192.0.2.7:1935", demo: bool = False) -> str:
+    http, api = Address("192.0.2.7", 8080), Address("127.0.0.1", 1985)
+    return banner(version="1.0", rtmp=Address.parse(rtmp), http=http, api=api, demo=demo)
+
+
+def test_what_to_type_into_obs() -> None:
+    lines = [line.strip() for line in text().splitlines()]
+    assert "Server       rtmp://192.0.2.7/live" in lines  # 1935 is what everybody assumes
+    assert "Stream Key   mystream" in lines
+    assert "Watch          http://192.0.2.7:8080/" in lines
+    assert "API            http://127.0.0.1:1985/api/v1/streams" in lines
+    assert "rtmp://192.0.2.7:1936/live" in text("192.0.2.7:1936")
+    assert "demo" not in text() and "http://192.0.2.7:8080/#live/demo" in text(demo=True)
+
+
+@pytest.mark.parametrize(("host", "family"), [("0.0.0.0", socket.AF_INET), ("::", socket.AF_INET6)])
+def test_everywhere_is_no_address_to_type(host: str, family: socket.AddressFamily) -> None:
+    name, _, port = reachable(Address(host, 8080)).rpartition(":")
+    address = ipaddress.ip_address(name.strip("[]"))
+    assert port == "8080" and not address.is_unspecified
+    assert str(address) == own_address(family)
+
+
+def test_ipv6_in_brackets() -> None:
+    assert reachable(Address("::1", 80)) == "[::1]:80"
+
+
+def test_a_machine_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert (own_address(socket.AF_INET), own_address(socket.AF_INET6)) == ("127.0.0.1", "::1")
