@@ -46,8 +46,9 @@ def run(options: argparse.Namespace, servers: Servers) -> Report:
         {"publishers": options.publishers, "mbps": options.mbps, "seconds": options.seconds, "warm": options.warm,
          "repetitions": options.reps},
         rows, bars, runs,
-        notes=["KiB/publisher: private memory (PSS without shared memory) at the end less that of the idle server; "
-               "log KiB: memfd pages per publisher, mapped or not.",
+        notes=["KiB/publisher: private memory (PSS without shared memory) at the end less that of the idle server, and "
+               "less the group of pictures kept for joiners (GOP KiB, by the server's own account); log KiB: memfd "
+               "pages per publisher, mapped or not.",
                "other CPU %: used by neither the server nor the benchmark; the figures are good when it is small."],
     )
 
@@ -63,6 +64,7 @@ def measure(peer: Peer, publishers: int, mbps: float, warm: float, seconds: floa
         time.sleep(seconds)
         usage, after = meter.read(), group.count()
         full = proc.memory(peer.pids())
+        kept = peer.kept_bytes() / 1024
     messages = after.messages - before.messages
     return {
         "case": peer.name,
@@ -72,7 +74,8 @@ def measure(peer: Peer, publishers: int, mbps: float, warm: float, seconds: floa
         "CPU %": usage.server * 100,
         "messages/s": messages / usage.seconds,
         "Mbit/s each": (after.bytes - before.bytes) * 8e-6 / usage.seconds / publishers,
-        "KiB/publisher": ((full.pss - full.shared) - (idle.pss - idle.shared)) / publishers,
+        "KiB/publisher": ((full.pss - full.shared) - (idle.pss - idle.shared) - kept) / publishers,
+        "GOP KiB": kept / publishers,
         "log KiB": (full.memfd - idle.memfd) / publishers,
         "stalls": after.stalls - before.stalls,
         "dead": after.dead,

@@ -66,6 +66,10 @@ class Peer(ABC):
         """Ports that viewers connect to."""
         return (self.rtmp_port, self.http_port) if self.has_flv else (self.rtmp_port,)
 
+    def kept_bytes(self) -> int:
+        """Bytes of media the server keeps for joiners in private memory, by its own account; 0 where it has none."""
+        return 0
+
     def is_ready(self) -> bool:
         return all(_accepts(port) for port in self.ports)
 
@@ -121,6 +125,13 @@ class PyRtmp(Peer):
     def command(self, directory: Path) -> Sequence[str]:
         options = [word for key, value in self._settings.items() for word in ("--set", f"{key}={value}")]
         return [str(self._executable), "serve", *options]
+
+    def kept_bytes(self) -> int:
+        with _DIRECT.open(f"http://127.0.0.1:{self.api_port}/metrics", timeout=5) as answer:
+            for line in answer.read().decode().splitlines():
+                if line.startswith("pyrtmp_gop_bytes "):
+                    return int(float(line.split()[1]))
+        return 0
 
     def is_ready(self) -> bool:
         try:
