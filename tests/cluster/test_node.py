@@ -24,6 +24,7 @@ def settings(*more: str) -> Config:
 
 async def test_start_run_drain_close() -> None:
     node = Node(settings())
+    node.obey_signals()
     await node.start()
     running = asyncio.create_task(node.run())
     assert node.ready()
