@@ -30,8 +30,8 @@ from hls.audience import Audience
 from hls.live import HlsService, Reply
 from hls.settings import HlsSettings
 from hls.viewer import FlvViewer
-from pyrtmp.aio.connection import set_keepalive
 from pyrtmp.aio.server import Server, bind
+from pyrtmp.aio.sockets import set_keepalive
 from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Request
 from pyrtmp.names import StreamKey, make_key, problem
@@ -268,7 +268,13 @@ class ViewerSite:
         if transport is None or not await self._drained(request, transport):
             return _Answered()
         agent = request.headers.get("User-Agent", "")[:128]
-        viewer = FlvViewer(self._server, stream, transport, asked, agent, _head(200, headers))
+        try:
+            viewer = FlvViewer(self._server, stream, transport, asked, agent, _head(200, headers))
+        except OSError as error:
+            # No memory or descriptor for another log or viewer: this one is refused, the stream goes on.
+            self._server.counters.log_failures += 1
+            self._server.journal.error("log_failed", conn=asked.client, stream=str(key), error=str(error))
+            raise _Refused(503, "the server is out of resources") from None
         if viewer.done is None:
             request.protocol.force_close()  # not to wait for the rest of a body, nor to read what the viewer reads
             return _Answered()

@@ -8,8 +8,8 @@ import socket
 from time import monotonic
 
 from hls.flv import FlvForm
-from pyrtmp.aio.connection import set_keepalive
 from pyrtmp.aio.server import Server
+from pyrtmp.aio.sockets import set_keepalive
 from pyrtmp.aio.viewers import KernelViewer, TransportViewer
 from pyrtmp.hooks import Request
 from pyrtmp.names import StreamKey

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pyrtmp.aio.playing import Playing
 from pyrtmp.aio.publishing import Publishing
-from pyrtmp.aio.sockets import acknowledge_at_once
-from pyrtmp.aio.sockets import set_keepalive as set_keepalive
+from pyrtmp.aio.sockets import acknowledge_at_once, set_keepalive
 from pyrtmp.errors import PeerError, RefusedError
 from pyrtmp.hooks import Hook, Request
 from pyrtmp.message import DATA_AMF0, Message

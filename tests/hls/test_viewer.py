@@ -459,3 +459,22 @@ async def test_through_nginx(make_bench: Any, kit: Any, tmp_path: Path, version:
             assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+
+
+async def test_without_room_for_a_log_a_viewer_is_refused(
+    bench: Any, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = await bench.publisher()
+    await bench.send(publisher, kit.messages(0, 10))
+    stream = await bench.arrived("live/cam", 10)
+
+    def out_of_descriptors(form: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stream, "lane", out_of_descriptors)
+        answer = await bench.get("/live/cam.flv")
+    assert (answer.status, answer.body) == (503, b"the server is out of resources\n")
+    assert answer.headers["retry-after"] == "1"
+    assert stream.live and not stream.viewers
+    await publisher.close()
