@@ -9,7 +9,7 @@ from time import monotonic
 
 from hls.flv import FlvForm
 from pyrtmp.aio.server import Server
-from pyrtmp.aio.sockets import set_keepalive
+from pyrtmp.aio.sockets import bound_unsent, set_keepalive
 from pyrtmp.aio.viewers import KernelViewer, TransportViewer
 from pyrtmp.hooks import Request
 from pyrtmp.names import StreamKey
@@ -57,6 +57,7 @@ class FlvViewer:
         if self.done is None and lane.log.tail.fd >= 0:
             self._socket = socket.socket(fileno=os.dup(sock.fileno()))
             set_keepalive(self._socket, stall)
+            bound_unsent(self._socket)
             self._loop.add_reader(self._socket.fileno(), self._readable)
             kernel = KernelViewer(self._socket.fileno(), stream, lane, self, server.counters, stall)
             self._viewer = kernel

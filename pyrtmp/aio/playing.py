@@ -7,6 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from pyrtmp import control
+from pyrtmp.aio.sockets import bound_unsent
 from pyrtmp.aio.viewers import KernelViewer, TransportViewer
 from pyrtmp.errors import RefusedError
 from pyrtmp.forms import PLAY_MSID, RtmpForm
@@ -130,6 +131,7 @@ class Playing:
         transport = connection.transport
         whole = play.msid == PLAY_MSID and play.audio and play.video
         plain = lane.log.tail.fd >= 0 and transport.get_extra_info("ssl_object") is None
+        bound_unsent(transport.get_extra_info("socket"))
         if whole and plain and self.kernel is None and len(self._plays) == 1:
             descriptor = transport.get_extra_info("socket").fileno()
             play.viewer = self.kernel = KernelViewer(
