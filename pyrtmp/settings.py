@@ -102,5 +102,5 @@ class EgressSettings:
     max_delay_ms: float = 350.0
     """Longest pause between two rounds, in milliseconds, however busy the process is."""
 
-    share: float = 0.1
+    share: float = 0.11
     """The part of a core that sending may take before rounds get rarer."""
