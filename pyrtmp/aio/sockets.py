@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import Final
 
-MAX_UNSENT: Final = 512 * 1024
+MAX_KERNEL_UNSENT: Final = 512 * 1024
 """Bytes that may wait in the kernel for a peer that does not take them.  Left to itself Linux lets a socket grow to
 4 MiB; what is under way to a distant peer is not limited by this."""
 
@@ -34,7 +34,7 @@ def bound_unsent(sock: socket.socket | None) -> None:
     """Have the socket refuse bytes early, so that a viewer that lags costs little and is moved ahead soon."""
     if sock is not None and sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, MAX_UNSENT)
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, MAX_KERNEL_UNSENT)
 
 
 def acknowledge_at_once(sock: socket.socket | None) -> None:

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from pyrtmp.aio.sockets import MAX_UNSENT, acknowledge_at_once, bound_unsent, set_keepalive
+from pyrtmp.aio.sockets import MAX_KERNEL_UNSENT, acknowledge_at_once, bound_unsent, set_keepalive
 
 
 def test_a_socket_that_is_not_read_refuses_early() -> None:
@@ -24,7 +24,7 @@ def test_a_socket_that_is_not_read_refuses_early() -> None:
                     for _ in range(10_000):
                         taken[bounded] += sender.send(bytes(65536))
     assert taken[True] < taken[False]
-    assert taken[True] < 3 * MAX_UNSENT
+    assert taken[True] < 3 * MAX_KERNEL_UNSENT
 
 
 def test_options_reach_the_kernel() -> None:
