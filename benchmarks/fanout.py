@@ -52,6 +52,8 @@ class Times:
     warm: float
     """The crowd, not yet measured."""
     measure: float
+    drain_ms: float = 0.0
+    """See ``Crowd``; milliseconds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settle", type=float, default=14.0, help="with one viewer before the crowd comes")
     parser.add_argument("--warm", type=float, default=5.0, help="with the crowd before measuring")
     parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--drain-ms", type=float, default=0.0,
+                        help="how often the crowd reads; 0: as soon as something has come (default)")
     parser.add_argument("--scaling", default="200,2000", metavar="FEW,MANY",
                         help="crowds of 0.5 Mbit/s viewers compared per viewer; 0 leaves it out")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases with this word in their name")
@@ -72,7 +76,7 @@ def run(options: argparse.Namespace, servers: Servers) -> Report:
     if "pyrtmp" in servers.names and many:
         cases += [Case("pyrtmp", "350 ms", "rtmp", viewers, SCALING_MBPS, PINNED) for viewers in scaling]
     cases = [case for case in cases if options.only in case.name]
-    times = Times(options.settle, options.warm, options.seconds)
+    times = Times(options.settle, options.warm, options.seconds, options.drain_ms)
     runs = []
     for repetition in range(options.reps):
         for case in cases:
@@ -85,7 +89,8 @@ def run(options: argparse.Namespace, servers: Servers) -> Report:
         row["x nginx"] = ratio(row["us/viewer/s"], nginx["us/viewer/s"]) if nginx else None
     return Report(
         "fanout",
-        {"seconds": options.seconds, "settle": options.settle, "warm": options.warm, "repetitions": options.reps},
+        {"seconds": options.seconds, "settle": options.settle, "warm": options.warm, "repetitions": options.reps,
+         "drain ms": options.drain_ms},
         rows, _bars(rows, options.viewers, options.mbps, few, many), runs,
         notes=[
             "us/viewer/s: the server's CPU, its share of reading the publisher included, by all viewers; "
@@ -118,7 +123,7 @@ def measure(case: Case, peer: Peer, times: Times) -> Row:
     with (
         StampedPublisher(peer.rtmp_url(stream), load_clip(case.mbps)) as publisher,
         Viewer(url) as viewer,
-        Crowd() as crowd,
+        Crowd(times.drain_ms) as crowd,
     ):
         viewer.has_key_frame.wait(times.settle)
         meter = proc.CpuMeter(peer.pids)

@@ -22,6 +22,12 @@ class Viewer(Protocol):
     ready: bool
     """Nothing but log bytes to send, and at a record boundary: the round may send for it."""
 
+    def roll(self, tail: Segment) -> bool:
+        """Go on at the beginning of ``tail`` when all of the segment before it is sent; whether that was so.
+
+        Only asked of viewers that are ``ready``.
+        """
+
     def serve(self, now: float) -> bool:
         """Send what can be sent; whether something is left that the socket did not take."""
 

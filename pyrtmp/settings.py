@@ -102,5 +102,11 @@ class EgressSettings:
     max_delay_ms: float = 350.0
     """Longest pause between two rounds, in milliseconds, however busy the process is."""
 
-    share: float = 0.11
-    """The part of a core that sending may take before rounds get rarer."""
+    share: float = 0.08
+    """The part of a core that sending may take before rounds get rarer, up to soft_delay_ms apart."""
+
+    soft_delay_ms: float = 50.0
+    """Pause between two rounds, in milliseconds, that is exceeded only when sending would take busy_share."""
+
+    busy_share: float = 0.4
+    """The part of a core that sending may take before rounds get rarer than soft_delay_ms."""

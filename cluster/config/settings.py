@@ -204,6 +204,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "egress.min_delay_ms": (0, 10_000),
     "egress.max_delay_ms": (0, 10_000),
     "egress.share": (0.001, 1),
+    "egress.soft_delay_ms": (0, 10_000),
+    "egress.busy_share": (0.001, 1),
     "limits.max_message_bytes": (64 * KIB, 16 * MIB - 1),  # 24 bits of message length
     "limits.max_command_bytes": (KIB, 16 * MIB - 1),
     "limits.max_chunk_bytes": (128, 16 * MIB - 1),  # 128 is the size before any is announced; 5.4.1: 0xFFFFFF

@@ -10,13 +10,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from pyrtmp.aio.playing import Playing
 from pyrtmp.aio.publishing import Publishing
-from pyrtmp.aio.sockets import acknowledge_at_once, set_keepalive
+from pyrtmp.aio.sockets import GATHERED_BYTES, acknowledge_at_once, report_from, set_keepalive
 from pyrtmp.errors import PeerError, RefusedError
 from pyrtmp.hooks import Hook, Request
 from pyrtmp.message import DATA_AMF0, Message
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
 MAX_UNSENT: Final = 1024 * 1024
 """Bytes of answers that may wait for a client that does not read."""
 
+_READ_BYTES: Final = 64 * 1024
+_MAX_READS: Final = 16
+
 CLOSE_SECONDS: Final = 2.0
 """How long the last answers of a closing connection may take to get out."""
 
@@ -54,6 +59,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_connected",
+        "_held",
         "_since",
         "_task",
         "_unsent",
@@ -91,6 +97,7 @@ class Connection(asyncio.Protocol):
         self.query = ""
         self.since = self._since = monotonic()
         self._connected = False
+        self._held = False
         self._task: asyncio.Task[None] | None = None
         self._unsent = 0
 
@@ -134,6 +141,33 @@ class Connection(asyncio.Protocol):
             self.playing.close()
         finally:
             self.server.connection_lost(self)
+
+    # pyrtmp.aio.intake.Source
+
+    @property
+    def readable_by_rounds(self) -> bool:
+        """Whether its bytes may be taken from the socket itself: plain TCP where ``SO_RCVLOWAT`` has its meaning."""
+        return sys.platform == "linux" and self.transport.get_extra_info("ssl_object") is None
+
+    def gather(self, on: bool) -> None:
+        """Have the kernel keep what comes until much has gathered, or report everything at once again."""
+        report_from(self.transport.get_extra_info("socket"), GATHERED_BYTES if on else 1)
+
+    def read(self) -> None:
+        """Take what has come; its end and its errors are left for the loop to find."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        # Several reads, bounded: a publisher that never stops sending must not make the round endless.
+        for _ in range(_MAX_READS):
+            if self.closing or self._held:
+                return
+            try:
+                data = os.read(descriptor, _READ_BYTES)
+            except OSError:
+                return
+            if data:
+                self.data_received(data)
+            if len(data) < _READ_BYTES:
+                return
 
     # Facts (pyrtmp.aio.server.Client)
 
@@ -336,6 +370,7 @@ class Connection(asyncio.Protocol):
 
     def hold(self) -> None:
         """A question takes time: read no more until ``go_on``."""
+        self._held = True
         self.transport.pause_reading()
 
     def go_on(self) -> None:
@@ -345,6 +380,7 @@ class Connection(asyncio.Protocol):
         self._since = monotonic()
         self._handle(self.session.resume())
         if not self.closing and not self.session.asked:
+            self._held = False
             self.transport.resume_reading()
         self.flush()
 

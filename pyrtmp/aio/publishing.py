@@ -79,6 +79,8 @@ class Publishing:
             self._refuse(event, error)
             return
         self.streams[event.msid] = stream
+        if connection.readable_by_rounds:
+            server.rounds.intake.add(connection)
         self._requests[event.msid] = request
         connection.session.accept_publish(event.msid)
         server.counters.publishes += 1
@@ -117,6 +119,8 @@ class Publishing:
 
     def _forget(self, msid: int) -> None:
         del self.streams[msid]
+        if not self.streams:
+            self._connection.server.rounds.intake.remove(self._connection)
         self._connection.done(self._connection.server.hooks.on_publish_done, self._requests.pop(msid))
 
     def close(self) -> None:

@@ -2,8 +2,17 @@
 
 A message does not go out by itself; it asks for a round, and a round serves every viewer of every stream that has
 something new.  While the process has time to spare a round follows at once.  What a round costs sets the pause
-before the next one, so that sending takes no more than ``share`` of a core: with many viewers rounds get rarer and
-carry more bytes each, which costs a viewer fewer system calls.
+before the next one: with many viewers rounds get rarer and carry more bytes each, which costs a viewer fewer system
+calls.
+
+::
+
+    pause                                          .---- max_delay_ms
+                                             .----'
+    soft_delay_ms    .----------------------'  sending takes busy_share of a core
+                 .--'  picture as live as can be
+    min_delay  -'  sending takes share of a core
+                cost of a round -->
 """
 
 from __future__ import annotations
@@ -13,6 +22,7 @@ import os
 from time import monotonic, thread_time
 from typing import Final
 
+from pyrtmp.aio.intake import Intake
 from pyrtmp.counters import Counters
 from pyrtmp.lane import Lane
 from pyrtmp.settings import EgressSettings
@@ -35,9 +45,12 @@ class Rounds:
     """Serves the viewers of one process."""
 
     def __init__(self, settings: EgressSettings, counters: Counters) -> None:
+        self.intake = Intake()
+        """The publishers whose sockets are read by rounds while these are rare."""
         self._settings = settings
         self._counters = counters
         self._streams: list[Stream] = []
+        self._running = False
         self._handle: asyncio.Handle | None = None
         self._handle_due = 0.0
         self._cost = 0.0
@@ -48,7 +61,9 @@ class Rounds:
     def delay(self) -> float:
         """The present pause between the starts of two rounds, seconds."""
         settings = self._settings
-        return min(max(self._cost / settings.share, settings.min_delay_ms / 1000), settings.max_delay_ms / 1000)
+        eager = min(self._cost / settings.share, settings.soft_delay_ms / 1000)
+        pause = max(eager, self._cost / settings.busy_share, settings.min_delay_ms / 1000)
+        return min(pause, settings.max_delay_ms / 1000)
 
     def charge(self, cost: float) -> None:
         """A round took ``cost`` seconds of the processor."""
@@ -71,6 +86,8 @@ class Rounds:
             self.wake(stream)
 
     def _schedule(self, due: float) -> None:
+        if self._running:
+            return  # the round at hand serves it, or schedules the next one when it is done
         if self._handle is not None:
             if due >= self._handle_due:
                 return
@@ -86,36 +103,47 @@ class Rounds:
         # The thread's own time: waiting for a busy core does not make rounds cost more.
         started = thread_time()
         now = monotonic()
-        streams, self._streams = self._streams, []
-        behind: list[Stream] = []
-        for stream in streams:
-            stream.queued = False
-            try:
-                stream.flush()
-            except OSError:
-                self._counters.log_failures += 1
-            left = False
-            for lane in list(stream.lanes.values()):
-                if serve(lane, now):
-                    left = True
-            if left:
-                behind.append(stream)
+        self._running = True
+        try:
+            if self.intake.active:
+                self.intake.read()
+            streams, self._streams = self._streams, []
+            behind = [stream for stream in streams if self._serve(stream, now)]
+        finally:
+            self._running = False
         cost = thread_time() - started
         self._counters.rounds += 1
         self._counters.round_seconds += cost
         self.charge(cost)
-        self._next = now + self.delay
+        delay = self.delay
+        self._next = now + delay
+        self.intake.follow(delay)
+        woken = bool(self._streams)
         for stream in behind:
             if not stream.queued:
                 stream.queued = True
                 self._streams.append(stream)
-        if self._streams:
-            # A stream that only has full sockets left does not make the loop spin.
-            due = self._next if len(self._streams) > len(behind) else max(self._next, now + RETRY_SECONDS)
-            self._schedule(due)
+        if woken or self.intake.active:
+            self._schedule(self._next)
+        elif self._streams:
+            # Streams that only have full sockets left do not make the loop spin.
+            self._schedule(max(self._next, now + RETRY_SECONDS))
+
+    def _serve(self, stream: Stream, now: float) -> bool:
+        """Send what is new of one stream; whether a socket did not take all of it."""
+        stream.queued = False
+        try:
+            stream.flush()
+        except OSError:
+            self._counters.log_failures += 1
+        left = False
+        for lane in list(stream.lanes.values()):
+            left |= serve(lane, now)
+        return left
 
     def close(self) -> None:
         """Serve nobody any more."""
+        self.intake.stop()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -133,7 +161,7 @@ def serve(lane: Lane, now: float) -> bool:
     sendfile = os.sendfile
     left = False
     for viewer in list(lane.viewers):
-        if viewer.ready and viewer.segment is tail:
+        if viewer.ready and (viewer.segment is tail or viewer.roll(tail)):
             offset = viewer.offset
             wanted = end - offset
             if not wanted:

@@ -11,6 +11,9 @@ MAX_KERNEL_UNSENT: Final = 512 * 1024
 """Bytes that may wait in the kernel for a peer that does not take them.  Left to itself Linux lets a socket grow to
 4 MiB; what is under way to a distant peer is not limited by this."""
 
+GATHERED_BYTES: Final = 256 * 1024
+"""A publisher's socket that is read by rounds is reported at once when so much has come."""
+
 _TCP_NOTSENT_LOWAT: Final = 25  # of Linux; Python's socket module names it from 3.12 on
 
 
@@ -46,3 +49,10 @@ def acknowledge_at_once(sock: socket.socket | None) -> None:
     if sock is not None and sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def report_from(sock: socket.socket | None, count: int) -> None:
+    """Have the socket count as readable only with ``count`` bytes in it, or at its end (``socket(7)`` SO_RCVLOWAT)."""
+    if sock is not None and sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)

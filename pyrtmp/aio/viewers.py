@@ -108,6 +108,14 @@ class _Viewer:
         self._ending = True
         self.ready = False
 
+    def roll(self, tail: Segment) -> bool:
+        """See ``pyrtmp.lane.Viewer``."""
+        segment = self.segment
+        if segment is None or segment.next is not tail or self.offset != segment.size:
+            return False
+        self._move(tail, 0)
+        return True
+
     def serve(self, now: float) -> bool:
         """See ``pyrtmp.lane.Viewer``."""
         raise NotImplementedError

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from pyrtmp import EgressSettings
 from pyrtmp.aio.rounds import Rounds
 from pyrtmp.counters import Counters
@@ -9,14 +11,19 @@ from tests.pyrtmp.aio.net import Net, eventually, frame
 
 
 def test_the_pause_follows_the_cost_within_its_bounds() -> None:
-    rounds = Rounds(EgressSettings(share=0.1, min_delay_ms=5, max_delay_ms=300), Counters())
+    settings = EgressSettings(share=0.1, soft_delay_ms=50, busy_share=0.5, min_delay_ms=5, max_delay_ms=300)
+    rounds = Rounds(settings, Counters())
     assert rounds.delay == 0.005
-    for _ in range(100):
-        rounds.charge(0.002)
-    assert abs(rounds.delay - 0.02) < 0.001
-    for _ in range(100):
-        rounds.charge(1.0)
-    assert rounds.delay == 0.3
+    for cost, pause in (
+        (0.002, 0.02),  # a share of a tenth
+        (0.010, 0.05),  # rather spend more than be later
+        (0.020, 0.05),
+        (0.050, 0.1),  # until half of the core is gone
+        (1.0, 0.3),
+    ):
+        for _ in range(100):
+            rounds.charge(cost)
+        assert rounds.delay == pytest.approx(pause, rel=0.01)
 
 
 def test_one_long_round_does_not_make_the_next_ones_late() -> None:
