@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 
 from benchmarks import proc
-from benchmarks.clip import load_clip
+from benchmarks.clip import GOP_SECONDS, load_clip
 from benchmarks.load import PublisherGroup
 from benchmarks.peers import Peer, Servers
 from benchmarks.report import Bar, Report, Row, draw_bars, figure, find, finish, medians, ratio
+
+_MOMENTS = 10
+"""Looks at memory, spread over one group of pictures."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +49,10 @@ def run(options: argparse.Namespace, servers: Servers) -> Report:
         {"publishers": options.publishers, "mbps": options.mbps, "seconds": options.seconds, "warm": options.warm,
          "repetitions": options.reps},
         rows, bars, runs,
-        notes=["KiB/publisher: private memory (PSS without shared memory) at the end less that of the idle server, and "
-               "less the group of pictures kept for joiners (GOP KiB, by the server's own account); log KiB: memfd "
-               "pages per publisher, mapped or not.",
+        notes=["KiB/publisher: anonymous memory less that of the idle server, and less the group of pictures kept for "
+               "joiners (GOP KiB, by the server's own account), at the worst of several moments of one group: all "
+               "publishers send the same clip, so that what is kept rises and falls together.  log KiB: memfd pages "
+               "per publisher, mapped or not.",
                "other CPU %: used by neither the server nor the benchmark; the figures are good when it is small."],
     )
 
@@ -63,8 +67,8 @@ def measure(peer: Peer, publishers: int, mbps: float, warm: float, seconds: floa
         before, meter = group.count(), proc.CpuMeter(peer.pids)
         time.sleep(seconds)
         usage, after = meter.read(), group.count()
-        full = proc.memory(peer.pids())
-        kept = peer.kept_bytes() / 1024
+        beside, kept, full = max(
+            (memory_beside(peer, idle) for _ in range(_MOMENTS)), key=lambda moment: moment[0])
     messages = after.messages - before.messages
     return {
         "case": peer.name,
@@ -74,7 +78,7 @@ def measure(peer: Peer, publishers: int, mbps: float, warm: float, seconds: floa
         "CPU %": usage.server * 100,
         "messages/s": messages / usage.seconds,
         "Mbit/s each": (after.bytes - before.bytes) * 8e-6 / usage.seconds / publishers,
-        "KiB/publisher": ((full.pss - full.shared) - (idle.pss - idle.shared) - kept) / publishers,
+        "KiB/publisher": beside / publishers,
         "GOP KiB": kept / publishers,
         "log KiB": (full.memfd - idle.memfd) / publishers,
         "stalls": after.stalls - before.stalls,
@@ -82,6 +86,15 @@ def measure(peer: Peer, publishers: int, mbps: float, warm: float, seconds: floa
         "client CPU %": (after.client_cpu - before.client_cpu) / usage.seconds * 100,
         "other CPU %": usage.other * 100,
     }
+
+
+def memory_beside(peer: Peer, idle: proc.Memory) -> tuple[float, float, proc.Memory]:
+    """A moment: KiB that the server has grown by beside what it keeps for joiners, that, and all of its memory."""
+    time.sleep(GOP_SECONDS / _MOMENTS)
+    # Not PSS: what a server shares with whatever else runs (its libraries) changes with that.
+    full = proc.memory(peer.pids())
+    kept = peer.kept_bytes() / 1024
+    return full.anonymous - idle.anonymous - kept, kept, full
 
 
 def plot(report: Report, path: Path) -> None:

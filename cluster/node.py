@@ -21,6 +21,7 @@ from cluster.api import Api
 from cluster.config import Address, Config, ConfigError
 from cluster.demo import Demo
 from cluster.facts import Facts
+from cluster.memory import Trimmer
 from cluster.metrics import Metrics
 from hls.http import ViewerSite
 from pyrtmp.aio.server import Server
@@ -28,6 +29,7 @@ from pyrtmp.aio.server import Server
 VERSION: Final = version("pyrtmp-cluster")
 
 _SAMPLE_SECONDS: Final = 1.0
+_TRIM_SECONDS: Final = 0.25
 
 _log = structlog.get_logger(__name__)
 
@@ -48,6 +50,8 @@ class Node:
         self._stop_now = asyncio.Event()
         """Somebody asked twice."""
         self._sampler: asyncio.TimerHandle | None = None
+        self._trimmer = Trimmer()
+        self._trimming: asyncio.TimerHandle | None = None
         limits = config.limits
         self.server = Server(
             stream=config.stream,
@@ -91,6 +95,7 @@ class Node:
         )
         await _open("api.listen", config.api.listen, self._api.start)
         self._sample()
+        self._trim()
         if self._demo is not None:
             await self._demo.start(self.rtmp_address)
         # What is there now stays: the collector need not look at it again.
@@ -141,6 +146,8 @@ class Node:
         """Close what is still open; may be called in any state."""
         if self._sampler is not None:
             self._sampler.cancel()
+        if self._trimming is not None:
+            self._trimming.cancel()
         if self._demo is not None:
             await self._demo.close()
         await self.server.close()
@@ -223,6 +230,10 @@ class Node:
     def _sample(self) -> None:
         self.facts.sample()
         self._sampler = asyncio.get_running_loop().call_later(_SAMPLE_SECONDS, self._sample)
+
+    def _trim(self) -> None:
+        self._trimmer.look(sum(stream.gop_size[1] for stream in self.server.hub), monotonic())
+        self._trimming = asyncio.get_running_loop().call_later(_TRIM_SECONDS, self._trim)
 
 
 def serve(

@@ -1,0 +1,83 @@
+"""``cluster.memory``: when freed memory is given back, and that it is."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.memory import LEAST_BYTES, PAUSE_SECONDS, Trimmer
+
+MIB = 1024 * 1024
+
+
+def trims(*kept: int, apart: float = PAUSE_SECONDS) -> list[int]:
+    """After which of the looks at ``kept`` bytes, ``apart`` seconds, memory was given back."""
+    looks: list[int] = []
+    given: list[int] = []
+    trimmer = Trimmer(lambda: given.append(len(looks)))
+    for size in kept:
+        trimmer.look(size, 100.0 + len(looks) * apart)
+        looks.append(size)
+    return given
+
+
+def test_what_became_free_is_given_back_when_it_is_a_good_part() -> None:
+    assert trims(10 * MIB, 20 * MIB, 16 * MIB, 15 * MIB, 13 * MIB) == [4]
+
+
+def test_each_further_part_is_given_back() -> None:
+    assert trims(100 * MIB, 65 * MIB, 50 * MIB, 45 * MIB, 0) == [1, 3, 4]
+
+
+def test_it_counts_from_the_newest_peak() -> None:
+    assert trims(100 * MIB, 60 * MIB, 80 * MIB, 70 * MIB, 55 * MIB) == [1, 4]
+
+
+def test_what_falls_and_rises_with_every_group_is_given_back_once_per_group() -> None:
+    group = [400 * MIB, 300 * MIB, 200 * MIB, 150 * MIB, 225 * MIB, 300 * MIB]
+    assert trims(*group, *group, apart=0.375) == [2, 8]
+
+
+def test_a_fall_that_lasts_is_given_back_after_the_pause() -> None:
+    assert trims(400 * MIB, 250 * MIB, *[10 * MIB] * 9, apart=0.5) == [1, 4]
+
+
+def test_little_is_not_worth_it() -> None:
+    assert trims(LEAST_BYTES - 1, 0) == []
+    assert trims(LEAST_BYTES, 0) == [1]
+
+
+def test_growth_and_standstill_give_nothing_back() -> None:
+    assert trims(0, 10 * MIB, 10 * MIB, 300 * MIB) == []
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_pages_between_live_ones_go_back_to_the_system() -> None:
+    trimmer = Trimmer()
+    kept = [bytes(16 * 1024) for _ in range(4096)]
+    trimmer.look(64 * MIB, 0.0)
+    before = resident()
+    # Every other one stays, so that the heap cannot simply end earlier.
+    del kept[::2]
+    trimmer.look(32 * MIB, 1.0)
+    assert before - resident() > 16 * MIB
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def missing(name: None) -> None:
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    trimmer = Trimmer()
+    trimmer.look(64 * MIB, 0.0)
+    trimmer.look(0, 1.0)
+
+
+def resident() -> int:
+    assert sys.platform == "linux"
+    fields = Path("/proc/self/smaps_rollup").read_text().split()
+    return int(fields[fields.index("Pss_Anon:") + 1]) * 1024
