@@ -17,6 +17,10 @@ _STOP_SECONDS: Final = 0.006
 """Below it the loop reads again; lower than the above, so that it does not change to and fro."""
 
 
+_LONGEST_SECONDS: Final = 0.5
+"""Above it the loop reads: a publisher must not seem silent (``stream.takeover_seconds``) for want of a round."""
+
+
 class Source(Protocol):
     """A publisher's connection."""
 
@@ -56,7 +60,8 @@ class Intake:
 
     def follow(self, pause: float) -> None:
         """Rounds are ``pause`` seconds apart from now on."""
-        active = bool(self._sources) and pause >= (_STOP_SECONDS if self.active else _START_SECONDS)
+        shortest = _STOP_SECONDS if self.active else _START_SECONDS
+        active = bool(self._sources) and shortest <= pause <= _LONGEST_SECONDS
         if active is not self.active:
             self.active = active
             for source in self._sources:

@@ -41,6 +41,14 @@ def test_rounds_read_while_they_are_rare() -> None:
     assert not intake.active and source.calls == [True, False]
 
 
+def test_a_publisher_is_not_left_unread_for_long() -> None:
+    intake, source = Intake(), Source()
+    intake.add(source)
+    intake.follow(0.35)
+    intake.follow(2.0)
+    assert not intake.active and source.calls == [True, False]
+
+
 def test_without_a_publisher_there_is_nothing_to_read() -> None:
     intake = Intake()
     intake.follow(0.35)
@@ -93,24 +101,24 @@ async def test_messages_of_rare_rounds_are_read_together(net: Net) -> None:
 
 
 async def test_much_at_once_is_read_before_the_round(net: Net) -> None:
-    server = await net.server(egress=EgressSettings(min_delay_ms=2000, max_delay_ms=2000))
+    server = await net.server(egress=EgressSettings(min_delay_ms=500, max_delay_ms=500))
     publisher = await net.publisher(server)
     player = await net.player(server)
     await publisher.write(frame(0, key=True))
     await player.until(player.numbers)
     (stream,) = server.hub.live()
     await publisher.write(*(frame(n, 60_000) for n in range(1, 30)))
-    await eventually(lambda: stream.messages_in >= 20, 1.0)
+    await eventually(lambda: stream.messages_in >= 20, 0.4)
 
 
 async def test_the_end_of_a_publisher_is_noticed_at_once(net: Net) -> None:
-    server = await net.server(egress=EgressSettings(min_delay_ms=2000, max_delay_ms=2000))
+    server = await net.server(egress=EgressSettings(min_delay_ms=500, max_delay_ms=500))
     publisher = await net.publisher(server)
     player = await net.player(server)
     await publisher.write(frame(0, key=True))
     await player.until(player.numbers)
     publisher.reset()
-    await eventually(lambda: not server.hub.live(), 1.0)
+    await eventually(lambda: not server.hub.live(), 0.4)
 
 
 async def test_a_publisher_that_stops_publishing_is_read_by_the_loop_again(net: Net) -> None:
