@@ -47,6 +47,11 @@ async def test_ts_timestamps_past_the_rollover(node: Node, h264: Path) -> None:
     check(await fidelity.compare(node, "live/rollover", h264, speed=SPEED, base=(1 << 32) - 5000), "mpegts")
 
 
+async def test_publishers_read_by_rare_rounds(tmp_path: Path, h264: Path) -> None:
+    async with running_node(tmp_path, *NODE_SETTINGS, "egress.min_delay_ms=350") as node:
+        check(await fidelity.compare(node, "live/rare", h264, speed=SPEED, base=(1 << 24) - 5000), "mpegts")
+
+
 @pytest.mark.parametrize(("video", "audio"), [("libx265", "libopus"), ("libsvtav1", "aac")])
 async def test_enhanced_rtmp_by_libavformat_as_fmp4(node: Node, tmp_path: Path, video: str, audio: str) -> None:
     path = tmp_path / "known.flv"
