@@ -109,12 +109,8 @@ class _Viewer:
         self.ready = False
 
     def roll(self, tail: Segment) -> bool:
-        """See ``pyrtmp.lane.Viewer``."""
-        segment = self.segment
-        if segment is None or segment.next is not tail or self.offset != segment.size:
-            return False
-        self._move(tail, 0)
-        return True
+        """See ``pyrtmp.lane.Viewer``.  Only rounds that send for the viewer call it."""
+        raise NotImplementedError
 
     def serve(self, now: float) -> bool:
         """See ``pyrtmp.lane.Viewer``."""
@@ -292,6 +288,15 @@ class KernelViewer(_Viewer):
             if end >= self.offset:
                 self._limit = end
                 return
+
+    def roll(self, tail: Segment) -> bool:
+        segment = self.segment
+        if segment is None or segment.next is not tail or self.offset != segment.size:
+            return False
+        self._move(tail, 0)
+        # It was a place in the segment left behind.
+        self._limit = 0
+        return True
 
     def fell_short(self, limit: int, now: float) -> None:
         self._shortened = False

@@ -189,6 +189,19 @@ async def test_what_was_asked_before_play_counts(net: Net, wanted: bool) -> None
     assert (sound(1).payload in [m.payload for m in player.media()]) == wanted
 
 
+async def test_answers_reach_a_viewer_that_a_round_took_into_the_next_segment(net: Net) -> None:
+    server = await net.server(stream=StreamSettings(segment_bytes=20_000))
+    publisher = await net.publisher(server)
+    player = await net.player(server)
+    for n, size in enumerate((15_000, 10_000, 1000)):
+        await publisher.write(frame(n, size, key=n == 0))
+        await player.until(lambda n=n: player.numbers() == list(range(n + 1)))  # type: ignore[misc]
+    await player.write(Message(4, 0, 0, b"\0\6\0\0\0\7"), csid=2)
+    await player.until(lambda: control.PING_RESPONSE in player.signals())
+    await publisher.write(*(frame(n, 6000) for n in range(3, 9)))
+    await player.until(lambda: player.numbers() == list(range(9)))
+
+
 async def test_a_connection_lost_while_its_viewer_gives_way_leaves_nothing(net: Net) -> None:
     server = await net.server()
     publisher = await net.publisher(server)
