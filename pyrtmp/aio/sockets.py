@@ -35,9 +35,7 @@ def set_keepalive(sock: socket.socket | None, stall: float) -> None:
 
 def bound_unsent(sock: socket.socket | None) -> None:
     """Have the socket refuse bytes early, so that a viewer that lags costs little and is moved ahead soon."""
-    if sock is not None and sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, MAX_KERNEL_UNSENT)
+    _set_tcp(sock, _TCP_NOTSENT_LOWAT, MAX_KERNEL_UNSENT)
 
 
 def acknowledge_at_once(sock: socket.socket | None) -> None:
@@ -46,9 +44,8 @@ def acknowledge_at_once(sock: socket.socket | None) -> None:
     Clients that leave Nagle's algorithm on send connect only when their half of the handshake is acknowledged,
     which costs their viewer 40 ms of nothing.
     """
-    if sock is not None and sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    if sys.platform == "linux":
+        _set_tcp(sock, socket.TCP_QUICKACK, 1)
 
 
 def report_from(sock: socket.socket | None, count: int) -> None:
@@ -56,3 +53,10 @@ def report_from(sock: socket.socket | None, count: int) -> None:
     if sock is not None and sys.platform == "linux":
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+
+
+def _set_tcp(sock: socket.socket | None, option: int, value: int) -> None:
+    """Set an option of Linux's TCP; other sockets and systems do without."""
+    if sock is not None and sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -189,6 +189,13 @@ class Net:
         await peer.until_code("NetStream.Play.Start")
         return peer
 
+    async def watched(self, server: Server, name: str = "cam") -> tuple[Peer, Peer]:
+        """A publisher, and a player that has its first picture."""
+        publisher, player = await self.publisher(server, name), await self.player(server, name)
+        await publisher.write(frame(0, key=True))
+        await player.until(player.numbers)
+        return publisher, player
+
     async def close(self) -> None:
         for peer in self.peers:
             peer.sock.close()

@@ -11,6 +11,8 @@ from pyrtmp.aio.intake import Intake
 from pyrtmp.aio.sockets import GATHERED_BYTES
 from tests.pyrtmp.aio.net import SHORT, Net, eventually, frame
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SO_RCVLOWAT keeps a socket from being readable")
+
 RARE = EgressSettings(min_delay_ms=200, max_delay_ms=200)
 
 
@@ -72,19 +74,13 @@ def test_a_publisher_that_comes_or_goes_meanwhile() -> None:
     assert second.calls == [True, False]
 
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SO_RCVLOWAT keeps a socket from being readable")
-
-
 def lowat(net_socket: object) -> int:
     return int(net_socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT))  # type: ignore[attr-defined]
 
 
 async def test_messages_of_rare_rounds_are_read_together(net: Net) -> None:
     server = await net.server(egress=RARE)
-    publisher = await net.publisher(server)
-    player = await net.player(server)
-    await publisher.write(frame(0, key=True))
-    await player.until(player.numbers)
+    publisher, player = await net.watched(server)
     assert server.rounds.intake.active
     (stream,) = server.hub.live()
     connection = stream.publisher
@@ -102,10 +98,7 @@ async def test_messages_of_rare_rounds_are_read_together(net: Net) -> None:
 
 async def test_much_at_once_is_read_before_the_round(net: Net) -> None:
     server = await net.server(egress=EgressSettings(min_delay_ms=500, max_delay_ms=500))
-    publisher = await net.publisher(server)
-    player = await net.player(server)
-    await publisher.write(frame(0, key=True))
-    await player.until(player.numbers)
+    publisher, _ = await net.watched(server)
     (stream,) = server.hub.live()
     await publisher.write(*(frame(n, 60_000) for n in range(1, 30)))
     await eventually(lambda: stream.messages_in >= 20, 0.4)
@@ -113,20 +106,14 @@ async def test_much_at_once_is_read_before_the_round(net: Net) -> None:
 
 async def test_the_end_of_a_publisher_is_noticed_at_once(net: Net) -> None:
     server = await net.server(egress=EgressSettings(min_delay_ms=500, max_delay_ms=500))
-    publisher = await net.publisher(server)
-    player = await net.player(server)
-    await publisher.write(frame(0, key=True))
-    await player.until(player.numbers)
+    publisher, _ = await net.watched(server)
     publisher.reset()
     await eventually(lambda: not server.hub.live(), 0.4)
 
 
 async def test_a_publisher_that_stops_publishing_is_read_by_the_loop_again(net: Net) -> None:
     server = await net.server(egress=RARE)
-    publisher = await net.publisher(server)
-    player = await net.player(server)
-    await publisher.write(frame(0, key=True))
-    await player.until(player.numbers)
+    publisher, _ = await net.watched(server)
     (stream,) = server.hub.live()
     sock = stream.publisher.transport.get_extra_info("socket")  # type: ignore[union-attr]
     await publisher.command("deleteStream", 1.0)
@@ -136,10 +123,8 @@ async def test_a_publisher_that_stops_publishing_is_read_by_the_loop_again(net: 
 
 async def test_a_broken_publisher_is_refused_by_the_round_and_the_others_go_on(net: Net) -> None:
     server = await net.server(egress=RARE)
-    good, bad = await net.publisher(server, "good"), await net.publisher(server, "bad")
-    player = await net.player(server, "good")
-    await good.write(frame(0, key=True))
-    await player.until(player.numbers)
+    good, player = await net.watched(server, "good")
+    bad = await net.publisher(server, "bad")
     await bad.send(b"\x07" * 4000)
     await good.write(frame(1))
     await bad.until_closed()
@@ -148,8 +133,5 @@ async def test_a_broken_publisher_is_refused_by_the_round_and_the_others_go_on(n
 
 async def test_deadlines_hold_while_rounds_read(net: Net) -> None:
     server = await net.server(egress=RARE, timeouts=SHORT, tick=0.05)
-    publisher = await net.publisher(server)
-    player = await net.player(server)
-    await publisher.write(frame(0, key=True))
-    await player.until(player.numbers)
+    publisher, _ = await net.watched(server)
     await publisher.until_closed()

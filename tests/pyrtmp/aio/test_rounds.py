@@ -42,10 +42,7 @@ def test_settings_can_change() -> None:
 
 async def test_a_pinned_delay_bundles_messages(net: Net) -> None:
     server = await net.server(egress=EgressSettings(min_delay_ms=300, max_delay_ms=300))
-    publisher = await net.publisher(server)
-    player = await net.player(server)
-    await publisher.write(frame(0, key=True))
-    await player.until(player.numbers)
+    publisher, player = await net.watched(server)
     rounds = server.counters.rounds
     for n in range(1, 20):
         await publisher.write(frame(n))
