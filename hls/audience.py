@@ -16,7 +16,7 @@ class Audience:
     """A player is an address and a User-Agent; it watches while it asks at least every ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._members: dict[tuple[StreamKey, str, str], float] = {}
         self._swept = 0.0
         self.bytes_out: Counter[StreamKey] = Counter()
@@ -31,17 +31,21 @@ class Audience:
             self._members[member] = now
         self.requests += 1
         self.bytes_out[key] += sent
-        if now - self._swept > self._seconds / 2:
+        if now - self._swept > self.seconds / 2:
             self._sweep(now)
         return new
 
+    def members(self) -> list[tuple[StreamKey, str, str]]:
+        """The players: stream, address and User-Agent."""
+        self._sweep(monotonic())
+        return list(self._members)
+
     def viewers(self) -> Counter[StreamKey]:
         """Players by stream."""
-        self._sweep(monotonic())
-        return Counter(member[0] for member in self._members)
+        return Counter(member[0] for member in self.members())
 
     def _sweep(self, now: float) -> None:
         self._swept = now
-        self._members = {member: seen for member, seen in self._members.items() if now - seen < self._seconds}
+        self._members = {member: seen for member, seen in self._members.items() if now - seen < self.seconds}
         watched = {member[0] for member in self._members}
         self.bytes_out = Counter({key: sent for key, sent in self.bytes_out.items() if key in watched})

@@ -14,23 +14,26 @@ import hashlib
 import inspect
 import json
 import mimetypes
+import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from http import HTTPStatus
 from importlib.resources import files
 from time import monotonic, time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from hls.audience import Audience
 from hls.live import HlsService, Reply
 from hls.settings import HlsSettings
+from hls.sharing import Feeds
 from hls.viewer import FlvViewer
-from pyrtmp.aio.server import Server, bind
+from pyrtmp.aio.listener import bind
+from pyrtmp.aio.server import Server
 from pyrtmp.aio.sockets import set_keepalive
 from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Request
@@ -50,16 +53,27 @@ KEEPALIVE_SECONDS: Final = 75.0
 
 _SEGMENT_SUFFIXES: Final = (".ts", ".m4s", ".mp4")
 _METHODS: Final = "GET, HEAD, OPTIONS"
+_PREFLIGHT: Final = (
+    f"Access-Control-Allow-Methods: {_METHODS}\r\nAccess-Control-Allow-Headers: Range, Content-Type\r\n"
+    "Access-Control-Max-Age: 86400\r\n"
+)
+_PAGE: Final = f"Content-Security-Policy: {CONTENT_SECURITY_POLICY}\r\nReferrer-Policy: no-referrer\r\n"
+_FLV: Final = "X-Accel-Buffering: no\r\n"
+_REFUSAL: Final = {405: f"Allow: {_METHODS}\r\n", 503: "Retry-After: 1\r\n"}
 _TICK_SECONDS: Final = 1.0
+_REMEMBERED: Final = 1024
+"""Paths and header blocks kept ready, so that they are made once and not for every request."""
 _JOINED: Final = 16 * 1024
 """Up to so many bytes a body is copied behind its head, which is cheaper than handing over two buffers."""
+
+Streams: TypeAlias = Callable[[], list[dict[str, Any]] | Awaitable[list[dict[str, Any]]]]
 
 
 class ViewerSite:
     """Serves viewers of the streams in ``server.hub``.
 
-    ``streams`` gives what the page lists, as plain data for JSON.  ``header_seconds`` is the deadline for a
-    connection's first request head.
+    ``streams`` gives what the page lists, as plain data for JSON, at once or awaited.  ``header_seconds`` is the
+    deadline for a connection's first request head.  ``feeds``: where other workers' HLS is found.
     """
 
     def __init__(
@@ -67,21 +81,19 @@ class ViewerSite:
         server: Server,
         *,
         hls: HlsSettings | None = None,
-        cors_origins: Sequence[str] = ("*",),
-        streams: Callable[[], list[dict[str, Any]]] = list,
+        cors_origins: Collection[str] = ("*",),
+        streams: Streams = list,
         rtmp_port: int = 1935,
         version: str = "",
         header_seconds: float = HEADER_SECONDS,
+        feeds: Feeds | None = None,
     ) -> None:
         settings = hls or HlsSettings()
         self._server = server
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hls-mux")
-        self.hls = HlsService(server.hub, settings, self._executor)
-        self.audience = Audience(max(3 * settings.max_fragment, settings.window))
+        self.hls = HlsService(server.hub, settings, self._executor, feeds=feeds)
+        self.audience = Audience(_watching_seconds(settings))
         self._origins = frozenset(cors_origins)
-        self._common = {"X-Content-Type-Options": "nosniff", "Server": "pyrtmp"}
-        if "*" in self._origins:
-            self._common["Access-Control-Allow-Origin"] = "*"
         self._streams = streams
         self._rtmp_port = rtmp_port
         self._version = version
@@ -90,27 +102,62 @@ class ViewerSite:
         self._connections: _Connections | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._servers: list[asyncio.Server] = []
+        self._accepting: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
+
+    def configure(self, *, cors_origins: Collection[str], hls: HlsSettings) -> None:
+        """Use other settings: the origins for every answer, ``hls`` for streams packaged from now on."""
+        self._origins = frozenset(cors_origins)
+        self.hls.configure(hls)
+        self.audience.seconds = _watching_seconds(hls)
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         """Listen on ``host``:``port``; may be called again for another address.  Raises ``OSError``."""
-        loop = asyncio.get_running_loop()
         sockets = bind(host, port)
-        if self._connections is None:
-            self._connections = _Connections(self._answer, self._server)
-            self._ticker = loop.call_later(_TICK_SECONDS, self._tick)
+        connections = self._open()
         for sock in sockets:
             self._servers.append(
-                await loop.create_server(
-                    self._connections, sock=sock, backlog=1024, ssl=tls,
+                await asyncio.get_running_loop().create_server(
+                    connections, sock=sock, backlog=1024, ssl=tls,
                     ssl_handshake_timeout=self._header_seconds if tls else None,
                 )
             )
+
+    def accept(self, sock: socket.socket) -> None:
+        """Serve a client's socket that another process has accepted: non-blocking, and the site's from here on.
+
+        No listener is needed.
+        """
+        if self._closing.is_set():
+            sock.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._connect(sock))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._open(), sock)
+        except OSError as error:
+            sock.close()
+            self._server.journal.error("accept_failed", error=str(error))
+
+    def _open(self) -> _Connections:
+        """What is needed to serve connections, besides listening."""
+        if self._connections is None:
+            self._connections = _Connections(self._answer, self._server)
+            self._tick()
+        return self._connections
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens."""
         return [sock.getsockname()[:2] for server in self._servers for sock in server.sockets]
+
+    @property
+    def connections(self) -> int:
+        """HTTP connections; HTTP-FLV viewers that the kernel serves have left them and are clients of the server."""
+        return 0 if self._connections is None else len(self._connections.connections)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; connections go on."""
@@ -122,6 +169,8 @@ class ViewerSite:
         """Stop; waiting requests are answered, viewers have been ended by ``Server.close``."""
         self._closing.set()
         self.stop_accepting()
+        if self._accepting:
+            await asyncio.wait(self._accepting)
         if self._ticker is not None:
             self._ticker.cancel()
         self.hls.close()
@@ -147,55 +196,50 @@ class ViewerSite:
                 return self._options(request)
             raise _Refused(405, "this server answers GET, HEAD and OPTIONS")
         except _Refused as refusal:
-            headers = self._headers(request, "text/plain; charset=utf-8", "no-store")
-            if refusal.status == 405:
-                headers["Allow"] = _METHODS
-            elif refusal.status == 503:
-                headers["Retry-After"] = "1"
-            return _Answer(request, refusal.status, headers, f"{refusal.why}\n".encode())
+            fields = self._fields(
+                request, "text/plain; charset=utf-8", "no-store", more=_REFUSAL.get(refusal.status, "")
+            )
+            return _Answer(request, refusal.status, fields, f"{refusal.why}\n".encode())
 
     async def _get(self, request: web.BaseRequest) -> _Answered:
-        path = request.path[1:]
-        if path.endswith(".flv"):
-            return await self._flv(request, self._key(path.removesuffix(".flv")))
-        if path.endswith("/index.m3u8"):
-            return await self._playlist(request, self._key(path.removesuffix("/index.m3u8")), "")
-        if path.endswith(".m3u8"):
-            key = self._key(path.removesuffix(".m3u8"))
-            return await self._playlist(request, key, f"{key.name}/")
-        if path.endswith(_SEGMENT_SUFFIXES):
-            folder, _, file = path.rpartition("/")
-            return await self._segment(request, self._key(folder), file)
-        if not path:
+        path = request.path
+        media = _media(path, self._server.limits.max_name_bytes)
+        if media is not None:
+            key, kind, file = media
+            if kind == "flv":
+                return await self._flv(request, key)
+            if self._server.hooks.on_play is not None:
+                await self._allow(self._asked(request, key, "hls"))
+            if kind == "playlist":
+                query = request.rel_url.raw_query_string
+                reply = await self.hls.playlist(key.app, key.name, query=query, prefix=file)
+            else:
+                reply = await self.hls.segment(key.app, key.name, file)
+            return self._reply(request, key, reply)
+        if path == "/":
             return self._file(request, "index.html")
-        if path == "_page/streams.json":
-            return self._list(request)
-        if path.startswith("_page/"):
-            return self._file(request, path.removeprefix("_page/").removeprefix("vendor/"))
-        if path == "favicon.ico":  # the page brings its icon along; browsers ask all the same
-            return _Answer(request, 204, self._headers(request, "", "max-age=86400"))
+        if path == "/_page/streams.json":
+            return await self._list(request)
+        if path.startswith("/_page/"):
+            return self._file(request, path.removeprefix("/_page/").removeprefix("vendor/"))
+        if path == "/favicon.ico":  # the page brings its icon along; browsers ask all the same
+            return _Answer(request, 204, self._fields(request, "", "max-age=86400"))
         raise _Refused(404, "there is no such page; streams are /app/stream.flv and /app/stream.m3u8")
 
     def _options(self, request: web.BaseRequest) -> _Answered:
-        headers = self._headers(request, "", "") | {
-            "Access-Control-Allow-Methods": _METHODS,
-            "Access-Control-Allow-Headers": "Range, Content-Type",
-            "Access-Control-Max-Age": "86400",
-        }
-        return _Answer(request, 204, headers)
+        return _Answer(request, 204, self._fields(request, "", "", more=_PREFLIGHT))
 
-    def _headers(self, request: web.BaseRequest, content_type: str, cache_control: str) -> dict[str, str]:
-        headers = self._common.copy()
-        if content_type:
-            headers["Content-Type"] = content_type
-        if cache_control:
-            headers["Cache-Control"] = cache_control
-        if self._origins and "*" not in self._origins:
-            origin = request.headers.get("Origin", "")
-            if origin in self._origins:
-                headers["Access-Control-Allow-Origin"] = origin
-            headers["Vary"] = "Origin"
-        return headers
+    def _fields(
+        self, request: web.BaseRequest, content_type: str, cache_control: str, *, etag: str = "", more: str = ""
+    ) -> bytes:
+        """An answer's header lines, except those about its end."""
+        origin, vary = "*", ""
+        if "*" not in self._origins:
+            origin = request.headers.get(hdrs.ORIGIN, "")
+            if origin not in self._origins:
+                origin = ""
+            vary = "Origin" if self._origins else ""
+        return _fields(content_type, cache_control, etag, origin, vary, more)
 
     # The page
 
@@ -203,28 +247,18 @@ class ViewerSite:
         file = self._page.get(name)
         if file is None:
             raise _Refused(404, "the page has no such file")
-        headers = self._headers(request, file.content_type, "no-cache") | {
-            "ETag": file.etag,
-            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-            "Referrer-Policy": "no-referrer",
-        }
-        return _validated(request, headers, file.body, file.etag)
+        fields = self._fields(request, file.content_type, "no-cache", etag=file.etag, more=_PAGE)
+        return _validated(request, fields, file.body, file.etag)
 
-    def _list(self, request: web.BaseRequest) -> _Answered:
-        facts = {"streams": self._streams(), "rtmp_port": self._rtmp_port, "version": self._version}
-        headers = self._headers(request, "application/json; charset=utf-8", "no-store")
-        return _Answer(request, 200, headers, json.dumps(facts).encode())
+    async def _list(self, request: web.BaseRequest) -> _Answered:
+        streams = self._streams()
+        if inspect.isawaitable(streams):
+            streams = await streams
+        facts = {"streams": streams, "rtmp_port": self._rtmp_port, "version": self._version}
+        fields = self._fields(request, "application/json; charset=utf-8", "no-store")
+        return _Answer(request, 200, fields, json.dumps(facts).encode())
 
     # Media
-
-    def _key(self, path: str) -> StreamKey:
-        wrong = problem(path, self._server.limits.max_name_bytes)
-        if wrong:
-            raise _Refused(400, wrong)
-        app, _, name = path.rpartition("/")
-        if not app:
-            raise _Refused(404, "a stream's address has an application and a name: /app/stream")
-        return make_key(app, name)
 
     def _asked(self, request: web.BaseRequest, key: StreamKey, protocol: str) -> Request:
         return Request(
@@ -251,15 +285,13 @@ class ViewerSite:
     async def _flv(self, request: web.BaseRequest, key: StreamKey) -> _Answered:
         asked = self._asked(request, key, "flv")
         await self._allow(asked)
-        headers = self._headers(request, "video/x-flv", "no-store")
         # No length and no chunks: the body ends with the connection (RFC 9112, 6.3), which HTTP/1.0 knows as well.
-        headers |= {"X-Accel-Buffering": "no", "Connection": "close"}
+        head = _head(200, self._fields(request, "video/x-flv", "no-store", more=_FLV), None, "close", int(time()))
         if request.method == "HEAD":
-            stream = self._server.hub.find(*key)
-            if stream is None or not stream.live:
+            if not self._server.hub.is_live(key):
                 raise _Refused(404, f"{key} is not published")
             if request.transport is not None:
-                request.transport.write(_head(200, headers))
+                request.transport.write(head)
             return _Answered()
         stream = await self._live(key)
         if not self._server.may_accept(asked.address):
@@ -269,7 +301,7 @@ class ViewerSite:
             return _Answered()
         agent = request.headers.get("User-Agent", "")[:128]
         try:
-            viewer = FlvViewer(self._server, stream, transport, asked, agent, _head(200, headers))
+            viewer = FlvViewer(self._server, stream, transport, asked, agent, head)
         except OSError as error:
             # No memory or descriptor for another log or viewer: this one is refused, the stream goes on.
             self._server.counters.log_failures += 1
@@ -321,26 +353,14 @@ class ViewerSite:
             raise _Refused(404, f"{key} is not published")
         return stream
 
-    async def _playlist(self, request: web.BaseRequest, key: StreamKey, prefix: str) -> _Answered:
-        if self._server.hooks.on_play is not None:
-            await self._allow(self._asked(request, key, "hls"))
-        query = request.rel_url.raw_query_string
-        return self._reply(request, key, await self.hls.playlist(key.app, key.name, query=query, prefix=prefix))
-
-    async def _segment(self, request: web.BaseRequest, key: StreamKey, file: str) -> _Answered:
-        if self._server.hooks.on_play is not None:
-            await self._allow(self._asked(request, key, "hls"))
-        return self._reply(request, key, await self.hls.segment(key.app, key.name, file))
-
     def _reply(self, request: web.BaseRequest, key: StreamKey, reply: Reply) -> _Answer:
         if reply.status != 200:
-            raise _Refused(reply.status, reply.body.decode().strip())
-        headers = self._headers(request, reply.content_type, reply.cache_control)
-        headers["ETag"] = reply.etag
-        answer = _validated(request, headers, reply.body, reply.etag)
+            raise _Refused(reply.status, bytes(reply.body).decode().strip())
+        fields = self._fields(request, reply.content_type, reply.cache_control, etag=reply.etag)
+        answer = _validated(request, fields, reply.body, reply.etag)
         server = self._server
         address = request.remote or "unix"
-        agent = request.headers.get("User-Agent", "")[:128]
+        agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
         if self.audience.saw(key, address, agent, answer.length):
             server.counters.plays["hls"] += 1
             server.journal.info(
@@ -437,35 +457,37 @@ class _Answered:
 class _Answer(_Answered):
     """An answer whose body is at hand; it takes a third of the time of ``web.Response``.
 
-    ``headers`` are taken over.  ``length`` is how much of the body goes out.
+    ``fields``: its header lines, except those about its end.  ``length`` is how much of the body goes out.
     """
 
-    __slots__ = ("_data", "_request", "length")
+    __slots__ = ("_body", "_head", "_request", "length")
 
-    def __init__(self, request: web.BaseRequest, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+    def __init__(self, request: web.BaseRequest, status: int, fields: bytes, body: bytes | memoryview = b"") -> None:
         self.keep_alive = request.keep_alive
-        if status not in (204, 304):
-            headers["Content-Length"] = str(len(body))
+        connection = ""
         if not self.keep_alive:
-            headers["Connection"] = "close"
+            connection = "close"
         elif request.version < HttpVersion11:
-            headers["Connection"] = "keep-alive"
+            connection = "keep-alive"
+        length = len(body)
+        self._head = _head(status, fields, None if status in (204, 304) else length, connection, int(time()))
         if request.method == "HEAD":
-            body = b""
-        self.length = len(body)
+            body, length = b"", 0
+        self.length = length
         self._request = request
-        head = _head(status, headers)
-        self._data = [head, body] if len(body) > _JOINED else [head + body]
+        self._body = body
 
     async def write_eof(self) -> None:
-        transport = self._request.transport
+        request = self._request
+        transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        if len(self._data) == 1:
-            transport.write(self._data[0])
+        if self.length > _JOINED:
+            transport.writelines((self._head, self._body))
         else:
-            transport.writelines(self._data)
-        await self._request.writer.drain()
+            transport.write(b"".join((self._head, self._body)))
+        if request.protocol.writing_paused:
+            await request.writer.drain()
 
 
 class _Refused(Exception):
@@ -477,25 +499,72 @@ class _Refused(Exception):
         self.why = why
 
 
-def _validated(request: web.BaseRequest, headers: dict[str, str], body: bytes, etag: str) -> _Answer:
+class _Media(NamedTuple):
+    """What a path asks for: ``kind`` is ``flv``, ``playlist`` (``file`` goes before its URIs) or ``segment``."""
+
+    key: StreamKey
+    kind: str
+    file: str = ""
+
+
+@functools.lru_cache(_REMEMBERED)
+def _media(path: str, max_name_bytes: int) -> _Media | None:
+    """What of a stream ``path`` asks for; None: nothing of a stream.  Raises ``_Refused`` for a bad name."""
+    path = path[1:]
+    if path.endswith(".flv"):
+        return _Media(_key(path.removesuffix(".flv"), max_name_bytes), "flv")
+    if path.endswith("/index.m3u8"):
+        return _Media(_key(path.removesuffix("/index.m3u8"), max_name_bytes), "playlist")
+    if path.endswith(".m3u8"):
+        key = _key(path.removesuffix(".m3u8"), max_name_bytes)
+        return _Media(key, "playlist", f"{key.name}/")
+    if path.endswith(_SEGMENT_SUFFIXES):
+        folder, _, file = path.rpartition("/")
+        return _Media(_key(folder, max_name_bytes), "segment", file)
+    return None
+
+
+def _key(path: str, max_name_bytes: int) -> StreamKey:
+    wrong = problem(path, max_name_bytes)
+    if wrong:
+        raise _Refused(400, wrong)
+    app, _, name = path.rpartition("/")
+    if not app:
+        raise _Refused(404, "a stream's address has an application and a name: /app/stream")
+    return make_key(app, name)
+
+
+def _validated(request: web.BaseRequest, fields: bytes, body: bytes | memoryview, etag: str) -> _Answer:
     """``body``, or 304 when the client has it."""
-    condition = request.headers.get("If-None-Match")
+    condition = request.headers.get(hdrs.IF_NONE_MATCH)
     if condition is not None and _matches(condition, etag):
-        return _Answer(request, 304, headers)
-    return _Answer(request, 200, headers, body)
+        return _Answer(request, 304, fields)
+    return _Answer(request, 200, fields, body)
 
 
-def _head(status: int, headers: dict[str, str]) -> bytes:
-    lines = [_status_line(status, int(time()))]
-    lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
-    lines.append("\r\n")
-    return "".join(lines).encode()
+@functools.lru_cache(_REMEMBERED)
+def _fields(content_type: str, cache_control: str, etag: str, origin: str, vary: str, more: str) -> bytes:
+    """Header lines; none for values that are ""."""
+    lines = [
+        f"{name}: {value}\r\n"
+        for name, value in (
+            ("Server", "pyrtmp"), ("X-Content-Type-Options", "nosniff"), ("Content-Type", content_type),
+            ("Cache-Control", cache_control), ("ETag", etag), ("Access-Control-Allow-Origin", origin), ("Vary", vary),
+        )
+        if value
+    ]  # fmt: skip
+    return ("".join(lines) + more).encode()
 
 
-@functools.lru_cache(16)
-def _status_line(status: int, now: int) -> str:
-    """With the Date, which changes once a second."""
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {formatdate(now, usegmt=True)}\r\n"
+@functools.lru_cache(_REMEMBERED)
+def _head(status: int, fields: bytes, length: int | None, connection: str, now: int) -> bytes:
+    """All that goes before a body; ``now`` for the Date, which changes once a second."""
+    lines = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {formatdate(now, usegmt=True)}\r\n"
+    if connection:
+        lines += f"Connection: {connection}\r\n"
+    if length is not None:
+        lines += f"Content-Length: {length}\r\n"
+    return lines.encode() + fields + b"\r\n"
 
 
 class _File(NamedTuple):
@@ -503,6 +572,11 @@ class _File(NamedTuple):
     body: bytes
     content_type: str
     etag: str
+
+
+def _watching_seconds(settings: HlsSettings) -> float:
+    """How long after its last request an HLS player still watches."""
+    return max(3 * settings.max_fragment, settings.window)
 
 
 def _page_files() -> Iterator[_File]:
@@ -523,4 +597,4 @@ def _content_type(name: str) -> str:
 
 def _matches(condition: str, etag: str) -> bool:
     """If-None-Match, by weak comparison (RFC 9110, 13.1.2): a list of tags, each maybe weak, or ``*``."""
-    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in condition.split(","))
+    return condition == etag or any(tag.strip().removeprefix("W/") in (etag, "*") for tag in condition.split(","))

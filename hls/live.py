@@ -1,44 +1,49 @@
-"""Live HLS: a stream is packaged from the first request for its playlist until nobody asks any more.
+"""Live HLS: a stream is packaged, or mirrored from the worker that packages it, from the first request for its
+playlist until nobody asks any more.
 
 ::
 
-    Source --messages--> Segmenter --drafts--> Muxer (executor thread) --segments--> SegmentWindow --> requests
-             event loop                          one draft at a time                   event loop
+    Source --messages--> Packager --.                                .--> requests
+                                    |--segments--> SegmentWindow ----|
+    Feed ---descriptors--> Mirror --'                                '--> Sharing --> Follower (another worker)
 
-The event loop never waits for a muxer: messages are collected until a draft is closed, and what is served is what
-has been completed.
+What is served is what has been completed.  Where a stream comes from may change: its publisher comes back on another
+worker, or on this one.  What has been served before stays until the first segment from there, which goes on above all
+numbers so far.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
+from datetime import datetime
 from typing import Final, Protocol
 
 import structlog
 
-from hls.muxer import Muxed, Muxer
-from hls.segmenter import Draft, Segmenter
+from hls.content import Content
+from hls.mirror import HlsMirror
+from hls.muxer import Muxed
+from hls.packager import Packager, Source
+from hls.segmenter import Draft
 from hls.settings import HlsSettings
-from hls.window import Numbers, SegmentWindow
-from pyrtmp.message import Message
-from pyrtmp.stream import Tap
+from hls.sharing import Feed, Feeds, Follower, Sharing
+from hls.window import ZERO, Numbers, SegmentWindow
 
 __all__ = ["HlsService", "HlsStream", "Hub", "Reply", "Source"]
 
 _SWEEP_SECONDS: Final = 1.0
-_SHORT_BURST: Final = 8
-"""Short segments (below half a fragment) a stream may make at once; after that one a second.  They come from broken
-timelines, each costs a muxer, and numbers must not run ahead of the wall clock they restart from."""
-_MAX_BACKLOG_MS: Final = 60_000
-"""More than a group of pictures that a joiner is handed; what is further behind belongs to another timeline."""
+_RETRY_SECONDS: Final = 1.0
+"""How often those who wait for a playlist look where the stream is, and a feed that was lost is opened again."""
+_LATE_SECONDS: Final = 2.0
+"""How long a segment is waited for that another worker's playlist may name already."""
+_AHEAD: Final = 3
+"""How many segments another worker may be ahead."""
 _DISCONTINUITY_EPOCH: Final = 1_767_225_600
 """1 January 2026, Unix time."""
 _DISCONTINUITY_SECONDS: Final = 600
@@ -48,18 +53,9 @@ _MAX_REPLIES: Final = 64
 """Playlists kept ready for one stream: queries may be tokens, one for every player."""
 _SEGMENT_CACHE: Final = "public, max-age=86400, immutable"
 _NO_CACHE: Final = "no-store"
+_FILE: Final = re.compile(r"([0-9]{1,16})\.(?:ts|m4s)|init-([0-9]{1,16})\.mp4")
 
 _log = structlog.get_logger(__name__)
-
-
-class Source(Protocol):
-    """A live stream; ``pyrtmp.stream.Stream`` is one."""
-
-    def attach(self, tap: Tap) -> None:
-        """Hand ``tap`` at once what a joiner needs, then every message."""
-
-    def detach(self, tap: Tap) -> None:
-        """Stop that; taps that are not attached are ignored."""
 
 
 class Hub(Protocol):
@@ -74,7 +70,8 @@ class Reply:
     """What to answer an HTTP request with."""
 
     status: int
-    body: bytes = b""
+    body: bytes | memoryview = b""
+    """Read-only.  Small ones, and all that are no segments, are bytes."""
     content_type: str = "text/plain"
     cache_control: str = _NO_CACHE
     """Value of Cache-Control."""
@@ -83,7 +80,7 @@ class Reply:
 
 
 class HlsStream:
-    """One stream being packaged: a tap on its source, its segments and its playlist.
+    """One stream: where its segments come from, its window and its playlist, and who else gets them.
 
     Belongs to the event loop it was made on.  ``clock`` gives monotonic seconds, ``now`` Unix time in seconds.
     """
@@ -94,7 +91,6 @@ class HlsStream:
         settings: HlsSettings,
         executor: Executor,
         *,
-        first: Numbers,
         clock: Callable[[], float],
         now: Callable[[], float],
     ) -> None:
@@ -102,72 +98,213 @@ class HlsStream:
         self._executor = executor
         self._clock = clock
         self._now = now
-        self._loop = asyncio.get_running_loop()
         self._log = _log.bind(stream=label)
-        # Memory: a quarter for the open draft, a quarter for drafts that wait, half for segments.
-        self._segmenter = Segmenter(
-            fragment=settings.fragment, max_fragment=settings.max_fragment, max_bytes=settings.max_bytes // 4
-        )
-        self._muxer = Muxer(settings.container)
-        self._window = SegmentWindow(
-            window=settings.window, max_bytes=settings.max_bytes // 2, first=first
-        )
-        self._drafts: deque[tuple[Draft, datetime]] = deque()
-        self._drafts_bytes = 0
-        self._muxing = False
-        self._broken = False
-        self._wall = _WallClock()
-        self._short = _Allowance(clock())
+        self._producer: Packager | HlsMirror | None = None
+        """Where segments come from."""
+        self._outgoing: Packager | HlsMirror | None = None
+        """Where they came from before; until the first one of the producer."""
+        self._sharings: set[Sharing] = set()
         self._replies: dict[tuple[str, str], Reply] = {}
         """Playlists as last answered, by prefix and query; until the next segment."""
-        self._over = False
-        self._closed = False
         self._settled = asyncio.Event()
-        self.source: Source | None = None
-        """What is packaged, or was until it ended."""
-        self.heard = False
-        """Whether a source ever sent anything."""
+        """Set when there is a playlist, or there will be none."""
+        self._news = asyncio.Event()
+        """Set, and replaced, with every segment."""
+        self.window = self._new_window()
+        self.closed = False
         self.ended_at: float | None = None
         """When the last segment was complete, by ``clock``; None while there may be more."""
+        self.lost_at: float | None = None
+        """Since when it is unknown where the stream is, by ``clock``; None while it is known."""
         self.last_request = clock()
         """When a playlist or segment was asked for last, by ``clock``; kept by whoever answers."""
 
     @property
     def numbers(self) -> Numbers:
         """Where the numbers of this stream's segments and discontinuities have got to."""
-        return self._window.numbers
+        return self.window.numbers
 
     @property
     def memory(self) -> int:
         """Bytes of segments, and of drafts that wait to become segments."""
-        return self._window.size + self._drafts_bytes
+        drafts = sum(each.memory for each in (self._producer, self._outgoing) if isinstance(each, Packager))
+        return self.window.size + drafts
 
-    def follow(self, source: Source) -> None:
-        """Package ``source`` from now on.  What is there of another one stays, followed by a discontinuity."""
-        if self.source is not None:
-            self.source.detach(self)
-        self._take([self._segmenter.restart()])
-        self._over = False
-        self.ended_at = None
+    @property
+    def heard(self) -> bool:
+        """Whether there may be a playlist soon."""
+        return isinstance(self._producer, HlsMirror) or (self._producer is not None and self._producer.heard)
+
+    @property
+    def packages(self) -> bool:
+        """Whether its segments are made here."""
+        return isinstance(self._producer, Packager)
+
+    @property
+    def followed(self) -> bool:
+        """Whether other workers are handed its segments."""
+        return bool(self._sharings)
+
+    # Where segments come from
+
+    def package(self, source: Source, settings: HlsSettings, first: Numbers) -> None:
+        """Package ``source`` from now on.  What there is of another one, or of another worker's, stays, followed by a
+        discontinuity; where there is nothing, numbers begin at ``first``.
+        """
+        producer = self._producer
+        if isinstance(producer, Packager):
+            if producer.source is not source:
+                self._resume()
+                producer.follow(source)
+            return
+        self._settings = settings
+        self.window.limit(window=settings.window, max_bytes=settings.max_bytes // 2)
+        container = settings.container
+        if not len(self.window):
+            self.window.skip(first)
+        elif self.window.newest.init is not None:
+            container = "fmp4"  # a playlist cannot take an EXT-X-MAP back
+        packager = Packager(
+            self, settings, self._executor, container=container, after=self.window.end,
+            clock=self._clock, now=self._now, log=self._log,
+        )
+        packager.sealed = self.followed
+        self._replace(packager)
+        self.lost_at = None
+        packager.follow(source)
+
+    def mirror(self, feed: Feed, settings: HlsSettings) -> None:
+        """Show what ``feed`` tells from now on; until it does, what there is stays."""
+        producer = self._producer
+        if isinstance(producer, HlsMirror) and producer.feed == feed:
+            if producer.lost_at is None or self._clock() - producer.lost_at < _RETRY_SECONDS:
+                return
+        self._settings = settings
+        mirror = HlsMirror(self, feed, self._new_window(), clock=self._clock, log=self._log)
+        self._replace(mirror)
+        mirror.open()
+
+    def _new_window(self) -> SegmentWindow:
+        # Half of the memory is for what is not a segment yet.
+        return SegmentWindow(window=self._settings.window, max_bytes=self._settings.max_bytes // 2)
+
+    def _replace(self, producer: Packager | HlsMirror) -> None:
+        before, self._producer = self._producer, producer
+        if before is not None and before.produced:
+            self._drop_outgoing()
+            self._outgoing = before
+            before.retire()
+        elif before is not None:
+            self._drop(before)
+        self._resume()
+
+    def _drop_outgoing(self) -> None:
+        outgoing, self._outgoing = self._outgoing, None
+        if outgoing is not None:
+            self._drop(outgoing)
+
+    def _drop(self, producer: Packager | HlsMirror) -> None:
+        producer.close()
+        if isinstance(producer, Packager):
+            self._lose_followers()
+
+    def _resume(self) -> None:
+        """It may be over, but it goes on."""
+        if self.ended_at is not None:
+            self.ended_at = None
+            for sharing in self._sharings:
+                sharing.restart()
         self._replies.clear()
-        if not len(self._window):
+        if not len(self.window):
             self._settled.clear()
-        self.source = source
-        source.attach(self)
+
+    # What producers say
+
+    def packaged(self, packager: Packager, content: Content, muxed: Muxed, draft: Draft, began: datetime) -> None:
+        """The next segment was made."""
+        self.window.add(
+            content,
+            muxed.init,
+            duration=draft.duration / 1000,
+            target_duration=draft.target_duration,
+            discontinuity=muxed.discontinuity,
+            independent=draft.independent,
+            time=began,
+        )
+        self._arrived(packager)
+
+    def package_over(self, packager: Packager) -> None:
+        """All segments of a source that has ended were made."""
+        if packager is not self._producer:
+            self._drop_outgoing()
+            return
+        self._end()
+        for sharing in self._sharings:
+            sharing.end()
+
+    def may_show(self, mirror: HlsMirror) -> bool:
+        """Whether the mirror's window may be shown instead of the present one."""
+        if not mirror.window.may_follow(self.window):
+            return False
+        # It may be what was made here, and the last of that may not be complete yet.
+        draining = isinstance(self._outgoing, Packager)
+        return not draining or mirror.window.reached.sequence > self.window.reached.sequence
+
+    def mirrored(self, mirror: HlsMirror) -> None:
+        """The mirror's window has come to be the one to show, or has one more segment."""
+        if mirror.window is not self.window:
+            self._drop_outgoing()
+            before, self.window = self.window, mirror.window
+            self.window.inherit(before)
+        self._arrived(mirror)
+
+    def mirror_over(self, mirror: HlsMirror, over: bool) -> None:
+        """The stream is over elsewhere, or is not after all."""
+        if mirror is self._producer and over:
+            self._end()
+        elif mirror is self._producer:
+            self._resume()
+
+    def mirror_lost(self, mirror: HlsMirror) -> None:
+        """Nothing more comes from there."""
+        if mirror is self._producer and self.lost_at is None:
+            self.lost_at = self._clock()
+
+    def _arrived(self, producer: Packager | HlsMirror) -> None:
+        if producer is self._producer:
+            self._drop_outgoing()
+            self.lost_at = None
+        for sharing in self._sharings:
+            sharing.add(self.window.newest)
+        self._changed()
+
+    def _end(self) -> None:
+        if self.ended_at is None:
+            self.ended_at = self._clock()
+            self._changed()
+
+    def _changed(self) -> None:
+        self._replies.clear()
+        self._settled.set()
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    # What is served
 
     async def ready(self, seconds: float) -> bool:
         """Wait ``seconds`` at most until there is a playlist; whether there is one."""
-        if not len(self._window):
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._settled.wait()
-            except TimeoutError:
-                pass
-        return len(self._window) > 0
+        if not len(self.window):
+            await _wait(self._settled, seconds)
+        return len(self.window) > 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is a playlist, or will be none: waiting is of no use."""
+        return self._settled.is_set()
 
     def playlist(self, *, prefix: str = "", query: str = "") -> bytes:
         """The playlist as text; only after ``ready`` said that there is one."""
-        return self._window.playlist(ended=self.ended_at is not None).encode(prefix=prefix, query=query)
+        return self.window.playlist(ended=self.ended_at is not None).encode(prefix=prefix, query=query)
 
     def reply(self, *, prefix: str, query: str) -> Reply:
         """What to answer a request for the playlist with; made once for all who ask alike."""
@@ -182,178 +319,72 @@ class HlsStream:
             self._replies[prefix, query] = reply
         return reply
 
-    def file(self, name: str) -> bytes | None:
+    def file(self, name: str) -> bytes | memoryview | None:
         """A segment or initialization section by its name."""
-        return self._window.get(name)
+        return self.window.get(name)
+
+    def expects(self, number: int) -> bool:
+        """Whether another worker may have a segment of that number, which will come here."""
+        soon = 0 <= number - self.window.reached.sequence < _AHEAD
+        return any(
+            isinstance(each, HlsMirror) and (soon or not each.produced) for each in (self._producer, self._outgoing)
+        )
+
+    async def news(self, seconds: float) -> bool:
+        """Wait ``seconds`` at most for the next segment or the end; whether it came."""
+        return await _wait(self._news, seconds)
+
+    # Other workers
+
+    def share(self, follower: Follower, numbers: Numbers) -> Sharing:
+        """Hand ``follower`` all segments that can be fetched, then every other one, from now on above ``numbers``."""
+        assert isinstance(self._producer, Packager)
+        self.window.skip(numbers)
+        self._producer.sealed = True
+        sharing = Sharing(self.window, follower, self._unshared, self._log)
+        self._sharings.add(sharing)
+        if self.ended_at is not None:
+            sharing.end()
+        return sharing
+
+    def _unshared(self, sharing: Sharing) -> None:
+        self._sharings.discard(sharing)
+        self.last_request = self._clock()
+        if isinstance(self._producer, Packager):
+            self._producer.sealed = self.followed
+
+    def _lose_followers(self) -> None:
+        sharings, self._sharings = self._sharings, set()
+        for sharing in sharings:
+            sharing.lose()
 
     def close(self) -> None:
-        """Stop packaging and let those go who wait in ``ready``."""
-        if self._closed:
+        """Stop, forget everything and let those go who wait."""
+        if self.closed:
             return
-        self._closed = True
-        if self.source is not None:
-            self.source.detach(self)
-        self._drafts.clear()
-        self._settled.set()
-        if not self._muxing:
-            self._release_muxer()
-
-    # The tap
-
-    def on_messages(self, messages: Sequence[Message]) -> None:
-        """Collect messages; the drafts they close go to the muxer."""
-        if not messages:
-            return
-        self.heard = True
-        push = self._segmenter.push
-        drafts = [draft for message in messages if (draft := push(message)) is not None]
-        self._wall.observe(messages[-1].timestamp, self._now())
-        if drafts:
-            self._take(drafts)
-
-    def on_restart(self) -> None:
-        """Another publisher goes on."""
-        self._take([self._segmenter.restart()])
-
-    def on_end(self) -> None:
-        """The stream is over: what is left becomes the last segment."""
-        self._over = True
-        self._take([self._segmenter.finish()])
-
-    # From drafts to segments
-
-    def _take(self, drafts: Sequence[Draft | None]) -> None:
-        for draft in drafts:
-            if draft is None or self._closed:
-                continue
-            reason = self._why_not(draft)
-            if reason:
-                if not self._broken:
-                    self._log.warning("hls_segment_dropped", reason=reason, frames=len(draft.messages))
-                self._broken = True
-                continue
-            if self._broken:
-                draft.discontinuity = True
-                self._broken = False
-            self._drafts.append((draft, self._wall.time_of(draft)))
-            self._drafts_bytes += draft.size
-        self._mux_next()
-
-    def _why_not(self, draft: Draft) -> str:
-        """Why a draft is not worth muxing, or ""."""
-        if self._drafts and self._drafts_bytes + draft.size > self._settings.max_bytes // 4:
-            return "muxing does not keep up"
-        if draft.duration < self._settings.fragment * 500 and not self._short.take(self._clock()):
-            return "too many short segments"
-        return ""
-
-    def _mux_next(self) -> None:
-        if self._muxing or self._closed:
-            return
-        if self._drafts:
-            draft, began = self._drafts.popleft()
-            self._muxing = True
-            job = self._loop.run_in_executor(self._executor, self._muxer.mux, draft)
-            job.add_done_callback(partial(self._muxed, draft, began))
-        elif self._over and self.ended_at is None:
-            self.ended_at = self._clock()
-            self._replies.clear()
-            self._settled.set()
-
-    def _muxed(self, draft: Draft, began: datetime, job: asyncio.Future[Muxed]) -> None:
-        self._muxing = False
-        self._drafts_bytes -= draft.size
-        if self._closed or job.cancelled():
-            self._release_muxer()
-            return
-        try:
-            muxed = job.result()
-        except Exception as error:  # whatever a publisher sent costs a segment, never the stream
-            self._failed(draft, error)
-        else:
-            self._add(draft, began, muxed)
-        self._mux_next()
-
-    def _failed(self, draft: Draft, error: Exception) -> None:
-        self._log.warning("hls_segment_failed", error=repr(error), frames=len(draft.messages))
-        if self._drafts:
-            self._drafts[0][0].discontinuity = True
-        else:
-            self._broken = True
-
-    def _add(self, draft: Draft, began: datetime, muxed: Muxed) -> None:
-        if muxed.lost:
-            self._log.warning("hls_frames_lost", lost=muxed.lost, frames=len(draft.messages))
-        self._window.add(
-            muxed.data,
-            muxed.init,
-            duration=draft.duration / 1000,
-            target_duration=draft.target_duration,
-            discontinuity=muxed.discontinuity,
-            independent=draft.independent,
-            time=began,
-        )
-        self._replies.clear()
-        self._settled.set()
-
-    def _release_muxer(self) -> None:
-        try:
-            self._loop.run_in_executor(self._executor, self._muxer.close)
-        except RuntimeError:  # the executor is shut down, so nobody uses the muxer
-            self._muxer.close()
+        self.closed = True
+        for producer in (self._producer, self._outgoing):
+            if producer is not None:
+                producer.close()
+        self._lose_followers()
+        self.window.close()
+        self._changed()
 
 
-class _WallClock:
-    """Wall-clock time of the stream's timeline, anchored where the timeline breaks and running with it otherwise."""
-
-    def __init__(self) -> None:
-        self._timestamp = 0
-        self._time = 0.0
-        self._offset = 0.0
-        self._end = 0.0
-
-    def observe(self, timestamp: int, time: float) -> None:
-        """The newest message's timestamp, and when it came."""
-        self._timestamp = timestamp
-        self._time = time
-
-    def time_of(self, draft: Draft) -> datetime:
-        """When ``draft`` began; drafts are asked for in order."""
-        if draft.discontinuity:
-            end = draft.start + draft.duration
-            # A joiner gets the last seconds at once: they happened that much earlier.
-            behind = self._timestamp - end
-            if not 0 <= behind <= _MAX_BACKLOG_MS:
-                behind = 0
-            self._offset = self._time - (end + behind) / 1000
-            # The wall clock may be set back; what is played later happened later all the same.
-            self._offset = max(self._offset, self._end - draft.start / 1000)
-        start = self._offset + draft.start / 1000
-        self._end = start + draft.duration / 1000
-        return datetime.fromtimestamp(start, UTC)
-
-
-class _Allowance:
-    """Short segments a stream may make: a burst, then one a second."""
-
-    def __init__(self, clock: float) -> None:
-        self._left = float(_SHORT_BURST)
-        self._since = clock
-
-    def take(self, clock: float) -> bool:
-        self._left = min(self._left + clock - self._since, float(_SHORT_BURST))
-        self._since = clock
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 class HlsService:
     """Answers requests for playlists and segments.
 
-    ``executor`` runs the muxers and stays the caller's; one thread is enough.  Whoever asks has checked the names
-    (``pyrtmp.names``).
+    ``feeds`` finds the streams that other workers hold; their segments come from there.  ``executor`` runs the
+    muxers and stays the caller's; one thread is enough.  Whoever asks has checked the names (``pyrtmp.names``).
     """
 
     def __init__(
@@ -362,96 +393,177 @@ class HlsService:
         settings: HlsSettings,
         executor: Executor,
         *,
+        feeds: Feeds | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._hub = hub
         self._settings = settings
         self._executor = executor
+        self._feeds = feeds
         self._clock = clock
         self._now = now
         self._streams: dict[tuple[str, str], HlsStream] = {}
-        self._used = Numbers(0, 0)
+        self._used = ZERO
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """Streams that are packaged or kept."""
+        """Streams that are packaged, mirrored or kept."""
         return len(self._streams)
 
+    @property
+    def packaged(self) -> int:
+        """Streams whose segments are made here."""
+        return sum(stream.packages for stream in self._streams.values())
+
     def memory(self) -> int:
-        """Bytes held by all streams' segments."""
-        return sum(stream.memory for stream in self._streams.values())
+        """Bytes held by the segments that were made here; those of mirrors are the same memory once more."""
+        return sum(stream.memory for stream in self._streams.values() if stream.packages)
 
     async def playlist(self, app: str, name: str, *, query: str = "", prefix: str = "") -> Reply:
-        """The media playlist of a stream; starts packaging it and waits for its first segment if need be.
+        """The media playlist of a stream; starts packaging or mirroring it and waits for its first segment if need be.
 
         ``query`` is the request's query string, undecoded; it goes on every URI.  ``prefix`` is put before every URI:
         ``name + "/"`` when the playlist was asked for as ``/app/name.m3u8``.  404: no such stream; 503: nothing to
         play yet, ask again.
         """
-        stream = self._stream(app, name)
+        stream = await self._ready(app, name)
         if stream is None:
             return Reply(404, b"no such stream\n")
-        stream.last_request = self._clock()
-        if not await stream.ready(self._settings.wait_seconds):
+        if not len(stream.window):
             if stream.heard and stream.ended_at is None:
                 return Reply(503, b"no segment is complete yet\n")
             return Reply(404, b"no such stream\n")
         return stream.reply(prefix=prefix, query=query)
 
     async def segment(self, app: str, name: str, filename: str) -> Reply:
-        """A segment or initialization section that a playlist names, or named a window ago; 404 after that."""
+        """A segment or initialization section that a playlist names, or named a window ago; 404 after that.
+
+        Other workers' playlists may name it too: where it may still come from the one that made it, it is waited for.
+        """
         stream = self._streams.get((app, name))
-        data = None if stream is None else stream.file(filename)
-        if stream is None or data is None:
+        body = None if stream is None else stream.file(filename)
+        if body is None and self._feeds is not None:
+            stream = await self._late(self._feeds, app, name, filename)
+            body = None if stream is None else stream.file(filename)
+        if stream is None or body is None:
             return Reply(404, b"no such segment\n")
         stream.last_request = self._clock()
         content_type = "video/mp2t" if filename.endswith(".ts") else "video/mp4"
-        return Reply(200, data, content_type, _SEGMENT_CACHE, f'"{filename}"')
+        return Reply(200, body, content_type, _SEGMENT_CACHE, f'"{filename}"')
+
+    def share(self, app: str, name: str, follower: Follower, *, numbers: Numbers = ZERO) -> Sharing | None:
+        """Hand ``follower`` the segments of a stream that is here, packaging it from now on if nobody asked for it yet.
+
+        ``numbers``: those that the other side's viewers have seen (``Mirror.numbers``); what comes has higher ones.
+        The follower is told nothing before this has returned.  None: no such stream here.
+        """
+        stream = self._streams.get((app, name))
+        source = self._hub.find(app, name)
+        if source is not None and not source.relayed and (source.live or (stream is not None and stream.packages)):
+            stream = self._package((app, name), source)
+        if stream is None or not stream.packages:
+            return None
+        return stream.share(follower, numbers)
+
+    def configure(self, settings: HlsSettings) -> None:
+        """Other settings, for streams that are packaged or mirrored from now on; how long to wait, and for how long
+        streams are kept, changes at once."""
+        self._settings = settings
+
+    @property
+    def numbers(self) -> Numbers:
+        """Above all that any stream here has had."""
+        numbers = self._used
+        for stream in self._streams.values():
+            numbers = numbers.above(stream.numbers)
+        return numbers
+
+    def skip(self, numbers: Numbers) -> None:
+        """Another worker's ``numbers``: streams that are new here begin at these or above."""
+        self._used = self._used.above(numbers)
 
     def sweep(self) -> None:
-        """Forget streams nobody asked for, and those over for a window.  Runs once a second by itself."""
+        """Forget streams nobody asked for, those over for a window, and those lost for good.  Runs once a second by
+        itself."""
         clock = self._clock()
+        linger = self._settings.linger
         for key, stream in list(self._streams.items()):
             over = stream.ended_at is not None and clock - stream.ended_at >= self._settings.window
-            if over or clock - stream.last_request >= self._settings.linger:
+            unasked = not stream.followed and clock - stream.last_request >= linger
+            lost = stream.lost_at is not None and clock - stream.lost_at >= linger
+            if over or unasked or lost:
                 self._forget(key, stream)
 
     def close(self) -> None:
-        """Stop packaging; requests that wait are answered."""
+        """Stop; requests that wait are answered, followers lose their streams."""
         for key, stream in list(self._streams.items()):
             self._forget(key, stream)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    async def _ready(self, app: str, name: str) -> HlsStream | None:
+        """The stream when it has a playlist, or has none for all the waiting; it may move meanwhile."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._settings.wait_seconds
+        while True:
+            stream = self._stream(app, name)
+            if stream is None:
+                return None
+            stream.last_request = self._clock()
+            left = until - loop.time()
+            turn = left if self._feeds is None else min(left, _RETRY_SECONDS)
+            if await stream.ready(turn) or stream.settled or turn == left:
+                return stream
+
+    async def _late(self, feeds: Feeds, app: str, name: str, filename: str) -> HlsStream | None:
+        """The stream when it has got that file from another worker; None if it gets none."""
+        match = _FILE.fullmatch(filename)
+        if match is None or ((app, name) not in self._streams and feeds.find(app, name) is None):
+            return None
+        number = int(match[1] or match[2])
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LATE_SECONDS
+        while True:
+            stream = self._stream(app, name)
+            if stream is None or stream.closed or stream.file(filename) is not None:
+                return stream
+            if not stream.expects(number) or not await stream.news(until - loop.time()):
+                return None
+
     def _stream(self, app: str, name: str) -> HlsStream | None:
-        """The stream's packager, following whatever the hub has under that name now."""
+        """The stream, mirrored from whoever holds it now, or packaged if that is this worker."""
         key = (app, name)
         stream = self._streams.get(key)
-        source = self._hub.find(app, name)
-        if source is None:
+        feed = None if self._feeds is None else self._feeds.find(app, name)
+        if feed is not None:
+            stream = stream or self._new(key)
+            stream.mirror(feed, self._settings)
             return stream
-        if stream is None:
-            stream = self._streams[key] = HlsStream(
-                f"{app}/{name}",
-                self._settings,
-                self._executor,
-                first=self._first_numbers(),
-                clock=self._clock,
-                now=self._now,
-            )
-            stream.follow(source)
-            self._arm()
-        elif stream.source is not source:
-            stream.follow(source)
+        source = self._hub.find(app, name)
+        # One that was mirrored and has no publisher here may go on anywhere.
+        if source is None or source.relayed or (stream is not None and not stream.packages and not source.live):
+            return stream
+        return self._package(key, source)
+
+    def _package(self, key: tuple[str, str], source: Source) -> HlsStream:
+        stream = self._streams.get(key) or self._new(key)
+        stream.package(source, self._settings, self._first_numbers())
+        return stream
+
+    def _new(self, key: tuple[str, str]) -> HlsStream:
+        app, name = key
+        stream = self._streams[key] = HlsStream(
+            f"{app}/{name}", self._settings, self._executor, clock=self._clock, now=self._now
+        )
+        self._arm()
         return stream
 
     def _forget(self, key: tuple[str, str], stream: HlsStream) -> None:
         del self._streams[key]
         stream.close()
-        sequence, discontinuity = stream.numbers
-        self._used = Numbers(max(sequence, self._used.sequence), max(discontinuity, self._used.discontinuity))
+        self._used = self._used.above(stream.numbers)
 
     def _first_numbers(self) -> Numbers:
         """Where a stream's numbers begin: above all that any stream here had, and, as nothing is kept over a restart
@@ -460,7 +572,7 @@ class HlsService:
         now = self._now()
         # Discontinuities count slowly, and hls.js walks through arrays as long as their number.
         discontinuity = max(int((now - _DISCONTINUITY_EPOCH) / _DISCONTINUITY_SECONDS), 0)
-        return Numbers(max(int(now), self._used.sequence), max(discontinuity, self._used.discontinuity))
+        return Numbers(int(now), discontinuity).above(self._used)
 
     def _arm(self) -> None:
         if self._timer is None:

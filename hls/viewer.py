@@ -54,7 +54,7 @@ class FlvViewer:
         self._socket: socket.socket | None = None
         self._viewer: KernelViewer | TransportViewer
         sock = transport.get_extra_info("socket")
-        if self.done is None and lane.log.tail.fd >= 0:
+        if self.done is None and lane.log.in_kernel:
             self._socket = socket.socket(fileno=os.dup(sock.fileno()))
             set_keepalive(self._socket, stall)
             bound_unsent(self._socket)

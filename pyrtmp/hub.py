@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from pyrtmp.errors import RefusedError
 from pyrtmp.journal import Journal, LoggingJournal, protected
 from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings
-from pyrtmp.stream import Publisher, State, Stream
+from pyrtmp.stream import Publisher, Relay, State, Stream
 from pyrtmp.wirelog import Storage, default_storage
+
+RELAY_LINGER_SECONDS: Final = 5.0
+"""How long a stream of another process is relayed without viewers: they often come back at once."""
 
 
 class HubListener(Protocol):
@@ -21,6 +24,17 @@ class HubListener(Protocol):
 
     def stream_ended(self, stream: Stream) -> None:
         """The stream is over."""
+
+
+class Directory(Protocol):
+    """Which streams are published in other processes."""
+
+    def holds(self, key: StreamKey) -> bool:
+        """Whether one of them has a publisher for ``key``."""
+
+    def attach(self, stream: Stream) -> None:
+        """Somebody wants to play ``stream``, which has no publisher here: if it has one elsewhere, relay that
+        (``Hub.relay``), at once."""
 
 
 class Hub:
@@ -44,6 +58,7 @@ class Hub:
         self._streams: dict[StreamKey, Stream] = {}
         self._ended: list[Stream] = []
         self.listeners: list[HubListener] = []
+        self.directory: Directory | None = None
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(list(self._streams.values()))
@@ -59,21 +74,44 @@ class Hub:
         """Streams that have a publisher."""
         return [stream for stream in self._streams.values() if stream.state is State.LIVE]
 
-    def publish(self, key: StreamKey, publisher: Publisher, now: float) -> Stream:
-        """Make ``publisher`` the one publisher of ``key``.
+    def is_live(self, key: StreamKey) -> bool:
+        """Whether somebody publishes it, here or in another process."""
+        stream = self._streams.get(key)
+        if stream is not None and stream.live:
+            return True
+        return self.directory is not None and self.directory.holds(key)
 
-        Raises ``RefusedError`` (``NetStream.Publish.BadName``) when it has one; whoever knows that one to be dead
-        calls ``displace`` first.
+    def publish(
+        self, key: StreamKey, publisher: Publisher, now: float, *, seen: tuple[int, float] | None = None
+    ) -> Stream:
+        """Make ``publisher`` the one publisher of ``key``; a relay gives way to it.
+
+        ``seen``: how far (milliseconds) another process's publisher had got, and when.  Raises ``RefusedError``
+        (``NetStream.Publish.BadName``) when the stream has a publisher; whoever knows that one to be dead calls
+        ``displace`` first.
         """
         stream = self._streams.get(key)
         if stream is None:
             stream = self._new(key, now)
+        elif stream.relayed:
+            stream.leave(now)
         elif stream.publisher is not None:
             raise RefusedError("NetStream.Publish.BadName", f"{key} is already being published.")
-        stream.begin(publisher, now)
-        for listener in tuple(self.listeners):
-            protected(self._journal, key, listener.stream_started, stream)
+        if seen is not None and seen[0] > stream.time:
+            stream.follow(*seen)
+        self._begin(stream, publisher, now, None)
         return stream
+
+    def relay(self, stream: Stream, relay: Relay, now: float) -> None:
+        """Make the publisher of another process that of a stream without one; an earlier relay gives way."""
+        if stream.relayed:
+            stream.leave(now)
+        self._begin(stream, relay, now, relay)
+
+    def _begin(self, stream: Stream, publisher: Publisher, now: float, relay: Relay | None) -> None:
+        stream.begin(publisher, now, relay)
+        for listener in tuple(self.listeners):
+            protected(self._journal, stream.key, listener.stream_started, stream)
 
     def displace(self, stream: Stream, now: float, code: str, description: str) -> None:
         """Take a stream from its publisher; viewers stay."""
@@ -97,6 +135,11 @@ class Hub:
         """
         stream = self._streams.get(key)
         if stream is not None and stream.live:
+            stream.idle_since = None
+            return stream
+        if self.directory is not None and self.directory.holds(key):
+            stream = stream or self._new(key, now)
+            self.directory.attach(stream)
             return stream
         # One that nobody waits for yet counts as one, so that opening alone is bounded too.
         if sum(max(1, each.waiting) for each in self if not each.live) >= self.settings.max_waiting:
@@ -108,6 +151,7 @@ class Hub:
         for stream in self:
             if stream.state is State.LIVE:
                 stream.drop_idle_lanes()
+                self._end_idle_relay(stream, now)
             elif stream.state is State.GONE:
                 if now - stream.since >= self.settings.grace_seconds or not stream.wanted:
                     self._end(stream, now)
@@ -116,6 +160,15 @@ class Hub:
         for stream in self._ended:
             stream.drop_idle_lanes()
         self._ended = [stream for stream in self._ended if stream.lanes]
+
+    def _end_idle_relay(self, stream: Stream, now: float) -> None:
+        """Nobody here watches what another process holds: after a while it is forgotten here."""
+        if stream.relay is None or stream.wanted:
+            stream.idle_since = None
+        elif stream.idle_since is None:
+            stream.idle_since = now
+        elif now - stream.idle_since >= RELAY_LINGER_SECONDS:
+            self.unpublish(stream, stream.relay, now)
 
     def end(self, stream: Stream, now: float) -> None:
         """End a stream at once, publisher or not; ignored when it is over already."""

@@ -47,10 +47,17 @@ class Viewer(Protocol):
 class Lane:
     """Encodes a stream's messages once and keeps the set of viewers that read them."""
 
-    __slots__ = ("_head", "_join_head", "_join_time", "_segment_bytes", "form", "generation", "log", "viewers")
+    __slots__ = (
+        "_head", "_join_head", "_join_time", "_segment_bytes", "_source", "form", "generation", "log", "pins", "viewers"
+    )  # fmt: skip
 
     def __init__(
-        self, form: WireForm, settings: StreamSettings, storage: Callable[[], Storage] = default_storage
+        self,
+        form: WireForm,
+        settings: StreamSettings,
+        storage: Callable[[], Storage] = default_storage,
+        *,
+        follows: bool = False,
     ) -> None:
         self.form = form
         self.log = WireLog(
@@ -58,11 +65,16 @@ class Lane:
             max_bytes=settings.log_bytes,
             max_seconds=settings.log_seconds,
             storage=storage,
+            follows=follows,
         )
         self._segment_bytes = settings.segment_bytes
         self.viewers: dict[Viewer, None] = {}
+        self.pins = 0
+        """Other processes that follow its log."""
         self.generation = 0
         """Generation of the head that belongs to the newest join point."""
+        self._source = -1
+        """What whoever writes the stream calls that generation."""
         self._join_head: Sequence[Message] = ()
         self._join_time = 0
         self._head: bytes | None = None
@@ -81,7 +93,7 @@ class Lane:
                 self._join_head = head
                 self._join_time = messages[index].timestamp
                 self._head = None
-                self.generation = generation
+                self._set_generation(generation)
                 start = index
                 break
         self._append(messages[start:] if start else messages)
@@ -103,6 +115,26 @@ class Lane:
         except OSError:
             log.drop_join()
             raise
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody reads it."""
+        return not self.viewers and not self.pins
+
+    def restart(self) -> None:
+        """The stream is written by another process from now on, or by this one again; see ``WireLog.restart``."""
+        self.log.restart()
+        self._source = -1
+
+    def set_head(self, head: bytes, generation: int) -> None:
+        """Where the log is another process's: what stands before its newest join point."""
+        self._head = head
+        self._set_generation(generation)
+
+    def _set_generation(self, generation: int) -> None:
+        if generation != self._source:
+            self._source = generation
+            self.generation += 1
 
     def head(self) -> bytes:
         """Metadata and sequence headers as of the newest join point, with its time; made once per join point."""

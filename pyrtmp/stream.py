@@ -67,6 +67,32 @@ class Publisher(Protocol):
         """Another publisher or an operator took the stream away; close."""
 
 
+class Relay(Publisher, Protocol):
+    """A publisher whose connection is in another process: its records come ready, lane by lane."""
+
+    tracks: tuple[bool, bool] | None
+    """Whether the stream has audio, and video; None while that is not known."""
+
+    def open(self, lane: Lane) -> None:
+        """Keep the lane's log up to date from now on."""
+
+    def close(self, lane: Lane) -> None:
+        """Nobody reads that lane any more."""
+
+    def end(self) -> None:
+        """The stream has another publisher, or none."""
+
+
+class Outlet(Protocol):
+    """Another process whose viewers watch this stream."""
+
+    def serve(self) -> None:
+        """Say how far the logs go now; once per round."""
+
+    def gone(self) -> None:
+        """The publisher left: say what is left, then go."""
+
+
 class Tap(Protocol):
     """Gets every message of a stream in order: a packager, a recorder, a forwarder.
 
@@ -106,6 +132,11 @@ class Stream:
         self.queued = False
         """In the set of streams that the next round serves; kept by the rounds."""
         self.lanes: dict[str, Lane] = {}
+        self.relay: Relay | None = None
+        """The publisher, where that is a relay from another process."""
+        self.outlets: dict[Outlet, None] = {}
+        self.idle_since: float | None = None
+        """Since when nobody watches a relayed stream; kept by the hub."""
         self.sessions = 0
         """Publishers so far."""
         self.last_message = now
@@ -148,17 +179,28 @@ class Stream:
         self._tracks_since: float | None = None
         self._has_video = False
         self._has_audio = False
+        self._followed = False
+        """The lanes' logs are another process's."""
 
     # Publishing
 
-    def begin(self, publisher: Publisher, now: float) -> None:
-        """A publisher starts, or takes over from one that has been taken off with ``leave``."""
+    def begin(self, publisher: Publisher, now: float, relay: Relay | None = None) -> None:
+        """A publisher starts, or takes over from one that has been taken off with ``leave``.
+
+        ``relay`` is the publisher once more, where it is one.
+        """
         returning = self.sessions > 0
-        if returning:
+        if returning or self._timeline.started:
             # What viewers see goes on where it stopped, later by the time that passed.
             self._timeline.restart(int((now - self.last_message) * 1000))
+        if returning:
             for tap in tuple(self._taps):
                 self._call_tap(tap, tap.on_restart)
+        if relay is not None or self._followed:
+            for lane in self.lanes.values():
+                lane.restart()
+        self._followed = relay is not None
+        self.relay = relay
         self.publisher = publisher
         self.sessions += 1
         self.state = State.LIVE
@@ -169,13 +211,23 @@ class Stream:
         self._tracks_since = None
         self._has_audio = self._has_video = False
         self.metadata = {}
+        if relay is not None:
+            for lane in self.lanes.values():
+                relay.open(lane)
         if returning:
             self._signal(True)
         self._release_waiters()
 
+    def follow(self, time: int, now: float) -> None:
+        """In another process the stream has got to ``time`` (milliseconds) at ``now``; publishers here go on later."""
+        self._timeline.follow(time)
+        self.last_message = now
+
     def leave(self, now: float) -> None:
         """The publisher is gone; viewers stay until the grace time is over."""
         self._hand_on()
+        self._drop_outlets()
+        self._drop_relay()
         self.publisher = None
         self.state = State.GONE
         self.since = now
@@ -188,6 +240,8 @@ class Stream:
         Its lanes live until their viewers have read the rest; ``drop_idle_lanes`` then gives them back.
         """
         self._hand_on()
+        self._drop_outlets()
+        self._drop_relay()
         self.publisher = None
         self.state = State.ENDED
         self.since = now
@@ -260,17 +314,22 @@ class Stream:
         lane = self.lanes.get(form.name)
         if lane is None:
             self._hand_on()
-            lane = Lane(form, self._settings, self._storage)
+            relay = self.relay
+            lane = Lane(form, self._settings, self._storage, follows=relay is not None)
             if self._gop:
                 self._publish(lane, self._gop)
             self.lanes[form.name] = lane
             self._consumed = True
+            if relay is not None:
+                relay.open(lane)
         return lane
 
     def drop_idle_lanes(self) -> None:
         """Give back the logs that nobody reads."""
         for name, lane in list(self.lanes.items()):
-            if not lane.viewers:
+            if lane.idle:
+                if self.relay is not None:
+                    self.relay.close(lane)
                 lane.close()
                 del self.lanes[name]
         self._consumed = bool(self.lanes or self._taps)
@@ -320,7 +379,12 @@ class Stream:
     @property
     def wanted(self) -> bool:
         """Whether anybody reads it or waits for it."""
-        return bool(self._taps or self._waiters) or any(lane.viewers for lane in self.lanes.values())
+        return bool(self._taps or self._waiters or self.outlets) or any(lane.viewers for lane in self.lanes.values())
+
+    @property
+    def relayed(self) -> bool:
+        """Whether its publisher is in another process; then no message passes here, only records."""
+        return self.relay is not None
 
     def flush(self) -> None:
         """Hand on what came since the last flush.  Raises ``OSError`` when a log could not take it, then or before."""
@@ -335,6 +399,8 @@ class Stream:
     def tracks_known(self) -> bool:
         """Whether it is known which of audio and video the stream has: both seen, those announced seen, or time
         enough passed."""
+        if self.relay is not None:
+            return self.relay.tracks is not None
         if self._has_audio and self._has_video:
             return True
         if not (self._has_audio or self._has_video) or self._tracks_since is None:
@@ -350,12 +416,14 @@ class Stream:
     @property
     def tracks(self) -> tuple[bool, bool]:
         """Whether the stream has audio, and video."""
+        if self.relay is not None:
+            return self.relay.tracks or (False, False)
         return self._has_audio, self._has_video
 
     @property
     def time(self) -> int:
-        """Media time of the newest message, milliseconds."""
-        return self._timeline.time
+        """How far it has got: media time, milliseconds."""
+        return self._timeline.reached
 
     @property
     def gop_size(self) -> tuple[int, int]:
@@ -368,6 +436,18 @@ class Stream:
             if message.type == type:
                 return message.payload
         return b""
+
+    # Other processes
+
+    def _drop_outlets(self) -> None:
+        outlets, self.outlets = self.outlets, {}
+        for outlet in outlets:
+            self._call(outlet.gone)
+
+    def _drop_relay(self) -> None:
+        relay, self.relay = self.relay, None
+        if relay is not None:
+            self._call(relay.end)
 
     # Handing on
 

@@ -41,10 +41,20 @@ class Timeline:
     def restart(self, gap_ms: int) -> None:
         """Another publisher: its first frame comes ``gap_ms`` after the newest one, whatever its own clock says."""
         if self.started:
-            self._continue_at = max(self.time, self._peak) + max(gap_ms, MIN_GAP_MS)
+            self._continue_at = self.reached + max(gap_ms, MIN_GAP_MS)
         elif self._continue_at is not None:
             self._continue_at += max(gap_ms, 0)
         self.started = False
+
+    def follow(self, time: int) -> None:
+        """Another process writes the stream and has got to ``time``; ``restart`` goes on from there."""
+        self.started = True
+        self.time = self._peak = time
+
+    @property
+    def reached(self) -> int:
+        """How far it has got: the latest time that viewers have seen, of the track that is ahead."""
+        return max(self.time, self._peak)
 
     def frame(self, raw: int) -> int:
         """The time of the next coded frame."""

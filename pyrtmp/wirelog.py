@@ -14,6 +14,9 @@ A *record* is one message in this form.  Records are appended whole, so every pu
 Published bytes never change and segments are never used again: ``sendfile`` hands their pages to TCP, which may
 still hold them when the segment is long closed.
 
+A log is written by this process, or *follows* one in another: the same segments, adopted by descriptor, and told how
+far they are published.  Both send from the same memory.
+
 The log keeps what joiners need (from the newest join point on) and, for viewers that lag, what is younger than
 ``log_seconds`` and fits ``log_bytes``.  Older segments are *evicted*: taken from the chain, and closed when the last
 viewer in the middle of a record has left them.
@@ -92,6 +95,26 @@ class MemfdStorage:
             self.fd = -1
 
 
+class AdoptedStorage:
+    """Memory that another process writes; this one reads up to where it is told.  Owns the descriptor."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def write(self, buffers: Buffers) -> None:
+        raise OSError(errno.EROFS, "another process writes this segment")
+
+    def read(self, offset: int, count: int) -> bytes:
+        return os.pread(self.fd, count, offset)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
 class PlainStorage:
     """Ordinary memory, for platforms without memfd and for tests."""
 
@@ -119,7 +142,7 @@ def default_storage() -> Storage:
 class Segment:
     """A bounded piece of a log; ``size`` bytes of it are published."""
 
-    __slots__ = ("_storage", "begun", "evicted", "fd", "next", "readers", "size")
+    __slots__ = ("_storage", "begun", "evicted", "fd", "next", "number", "readers", "size")
 
     def __init__(self, storage: Storage, begun: int) -> None:
         self._storage = storage
@@ -127,6 +150,8 @@ class Segment:
         self.size = 0
         self.begun = begun
         """Media time of its first record, milliseconds."""
+        self.number = 0
+        """Place in its log, counted from 1; 0 where a log waits for its first one."""
         self.next: Segment | None = None
         """The segment that goes on where this one ends, once it is full."""
         self.readers = 0
@@ -165,9 +190,11 @@ class WireLog:
         "_bytes",
         "_max_age",
         "_max_bytes",
+        "_own",
         "_segment_bytes",
         "_segments",
         "_storage",
+        "in_kernel",
         "join",
         "join_offset",
         "tail",
@@ -180,12 +207,18 @@ class WireLog:
         max_bytes: int,
         max_seconds: float,
         storage: Callable[[], Storage] = default_storage,
+        follows: bool = False,
     ) -> None:
         self._storage = storage
         self._segment_bytes = segment_bytes
         self._max_bytes = max_bytes
         self._max_age = int(max_seconds * 1000)
-        self.tail = Segment(storage(), 0)
+        self.tail = Segment(AdoptedStorage(-1) if follows else storage(), 0)
+        self.tail.number = 0 if follows else 1
+        self.in_kernel = follows or self.tail.fd >= 0
+        """Whether ``sendfile`` can send from it."""
+        self._own = not follows
+        """Whether the tail is this process's to write."""
         self._segments: deque[Segment] = deque((self.tail,))
         self._bytes = 0
         self.join: Segment | None = None
@@ -208,7 +241,7 @@ class WireLog:
         The records land in one segment.  Raises ``OSError`` when memory ran out; nothing is published then.
         """
         tail = self.tail
-        if tail.size >= self._segment_bytes:
+        if tail.size >= self._segment_bytes or not self._own:
             tail = self._grow(timestamp)
         elif not tail.size:
             tail.begun = timestamp
@@ -222,10 +255,16 @@ class WireLog:
         except OSError:
             # Out of descriptors: an overlong segment is better than a lost record, up to what the log may hold.
             self._trim(timestamp)
-            if tail.size >= self._max_bytes:
+            if tail.size >= self._max_bytes or not self._own:
                 raise
             return tail
-        following = Segment(storage, timestamp)
+        self._own = True
+        return self._add(storage, timestamp)
+
+    def _add(self, storage: Storage, begun: int) -> Segment:
+        tail = self.tail
+        following = Segment(storage, begun)
+        following.number = tail.number + 1
         tail.next = following
         self.tail = following
         self._segments.append(following)
@@ -233,8 +272,33 @@ class WireLog:
             # The same place, without keeping the full segment for it.
             self.join = following
             self.join_offset = 0
-        self._trim(timestamp)
+        self._trim(begun)
         return following
+
+    # Following a log that another process writes
+
+    def restart(self) -> None:
+        """The log goes on elsewhere, or here again: readers finish their record and go on at the next join point."""
+        number = self.tail.number
+        self.close()
+        self.tail = Segment(AdoptedStorage(-1), 0)
+        self.tail.number = number
+        self._segments.append(self.tail)
+        self._own = False
+
+    def adopt(self, fd: int, begun: int) -> Segment:
+        """Go on with a segment of the other process; the log owns ``fd`` from here on.  Call ``restart`` first."""
+        return self._add(AdoptedStorage(fd), begun)
+
+    def extend(self, size: int) -> None:
+        """The other process has published the tail up to ``size``.  Sizes only grow."""
+        self._bytes += size - self.tail.size
+        self.tail.size = size
+
+    def join_at(self, segment: Segment | None, offset: int) -> None:
+        """Joiners begin there; None: they must wait for the next join point."""
+        self.join = None if segment is None or segment.evicted else segment
+        self.join_offset = offset
 
     def mark_join(self) -> None:
         """The next record appended is where joiners begin."""

@@ -49,6 +49,11 @@ MAX_UNSENT: Final = 1024 * 1024
 
 _READ_BYTES: Final = 64 * 1024
 _MAX_READS: Final = 16
+_READ_SECONDS: Final = 0.02
+
+_TURN_BYTES: Final = 128 * 1024
+"""After so many bytes at once others have their turn.  libuv would go on: up to 32 times 250 kB, and parsing as many
+bytes of the smallest messages takes seconds."""
 
 CLOSE_SECONDS: Final = 2.0
 """How long the last answers of a closing connection may take to get out."""
@@ -125,8 +130,15 @@ class Connection(asyncio.Protocol):
                 self._handle(events)
             if session.has_output:
                 self.flush()
+            if len(data) > _TURN_BYTES and not self.closing:
+                self.transport.pause_reading()
+                asyncio.get_running_loop().call_soon(self._read_on)
         except Exception as error:
             self._fail(error)
+
+    def _read_on(self) -> None:
+        if not self.closing and not self._held:
+            self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False
@@ -149,6 +161,11 @@ class Connection(asyncio.Protocol):
         """Whether its bytes may be taken from the socket itself: plain TCP where ``SO_RCVLOWAT`` has its meaning."""
         return sys.platform == "linux" and self.transport.get_extra_info("ssl_object") is None
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody wants what it publishes."""
+        return any(stream.wanted for stream in self.publishing.streams.values())
+
     def gather(self, on: bool) -> None:
         """Have the kernel keep what comes until much has gathered, or report everything at once again."""
         report_from(self.transport.get_extra_info("socket"), GATHERED_BYTES if on else 1)
@@ -157,6 +174,7 @@ class Connection(asyncio.Protocol):
         """Take what has come; its end and its errors are left for the loop to find."""
         descriptor = self.transport.get_extra_info("socket").fileno()
         # Several reads, bounded: a publisher that never stops sending must not make the round endless.
+        until = monotonic() + _READ_SECONDS
         for _ in range(_MAX_READS):
             if self.closing or self._held:
                 return
@@ -166,7 +184,7 @@ class Connection(asyncio.Protocol):
                 return
             if data:
                 self.data_received(data)
-            if len(data) < _READ_BYTES:
+            if len(data) < _READ_BYTES or monotonic() > until:
                 return
 
     # Facts (pyrtmp.aio.server.Client)

@@ -82,8 +82,7 @@ class Playing:
         try:
             if refusal is not None:
                 raise refusal
-            known = hub.find(*key)
-            if event.start >= 0 and (known is None or not known.live):
+            if event.start >= 0 and not hub.is_live(key):
                 raise RefusedError("NetStream.Play.StreamNotFound", f"There is no recording of {event.name}.")
             stream = hub.open(key, now)
         except RefusedError as error:
@@ -130,7 +129,7 @@ class Playing:
         connection.session.accept_play(play.msid, reset=reset)
         transport = connection.transport
         whole = play.msid == PLAY_MSID and play.audio and play.video
-        plain = lane.log.tail.fd >= 0 and transport.get_extra_info("ssl_object") is None
+        plain = lane.log.in_kernel and transport.get_extra_info("ssl_object") is None
         bound_unsent(transport.get_extra_info("socket"))
         if whole and plain and self.kernel is None and len(self._plays) == 1:
             descriptor = transport.get_extra_info("socket").fileno()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
+from pyrtmp.counters import Counters
 from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Request
+from pyrtmp.hub import Hub
 from pyrtmp.names import StreamKey
 from pyrtmp.session.events import PublishAsked
 from pyrtmp.stream import Stream
@@ -19,6 +21,20 @@ CHALLENGE_STEP: Final = 0.1
 """Seconds between two looks at whether a challenged publisher still sends."""
 
 
+class Claims(Protocol):
+    """Who may publish a stream, where several processes take publishers."""
+
+    async def claim(self, key: StreamKey) -> tuple[int, float] | None:
+        """Make this process the one that publishes ``key``.
+
+        How far (milliseconds) another one had got with it and when (monotonic seconds), if that is known.  Raises
+        ``RefusedError`` (``NetStream.Publish.BadName``).  Cancelled, it claims nothing.
+        """
+
+    def release(self, key: StreamKey, time: int) -> None:
+        """It does not any more; ``time`` is how far the stream has got."""
+
+
 class Publishing:
     """The message streams of one connection that publish.
 
@@ -27,12 +43,12 @@ class Publishing:
     does the same).  So an encoder that reconnects is not locked out by its own half-open connection.
     """
 
-    __slots__ = ("_connection", "_requests", "_timer", "streams")
+    __slots__ = ("_connection", "_requests", "_task", "streams")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._requests: dict[int, Request] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
         self.streams: dict[int, Stream] = {}
         """Message stream id -> what it publishes."""
 
@@ -42,39 +58,50 @@ class Publishing:
             self._refuse(event, refusal)
             return
         connection = self._connection
-        holder = connection.server.hub.find(*key)
-        if holder is None or holder.publisher is None:
-            self._begin(event, request, key)
-        elif holder.publisher is connection:
+        holder = _holder(connection.server.hub, key)
+        if holder is not None and holder.publisher is connection:
             self._refuse(event, _taken(event.name))
+        elif holder is None and connection.server.claims is None:
+            self._begin(event, request, key, None)
         else:
             connection.hold()
-            self._challenge(event, request, key, holder, holder.last_message)
+            self._task = asyncio.get_running_loop().create_task(self._acquire(event, request, key))
 
-    def _challenge(self, event: PublishAsked, request: Request, key: StreamKey, holder: Stream, seen: float) -> None:
-        self._timer = None
+    async def _acquire(self, event: PublishAsked, request: Request, key: StreamKey) -> None:
+        """Get the name from whoever has it, then begin."""
         connection = self._connection
-        hub = connection.server.hub
-        now = monotonic()
-        if holder.publisher is not None:
-            if holder.last_message > seen:
-                self._refuse(event, _taken(event.name))
-                return
-            if now - holder.last_message < hub.settings.takeover_seconds:
-                self._timer = asyncio.get_running_loop().call_later(
-                    CHALLENGE_STEP, connection.guard, lambda: self._challenge(event, request, key, holder, seen)
-                )
-                return
-            connection.server.counters.takeovers += 1
-            hub.displace(holder, now, "NetStream.Publish.BadName", "Another publisher took over a silent stream.")
-        self._begin(event, request, key)
-        connection.go_on()
+        server = connection.server
+        seen: tuple[int, float] | None = None
+        try:
+            holder = _holder(server.hub, key)
+            if holder is not None and not await yields(holder, server.hub, server.counters):
+                raise _taken(event.name)
+            if server.claims is not None:
+                seen = await server.claims.claim(key)
+        except RefusedError as error:
+            refusal = error
+            self._task = None
+            connection.guard(lambda: self._refuse(event, refusal))
+            return
+        self._task = None
+        if connection.closing:
+            self._release(key, 0)
+        else:
+            connection.guard(lambda: self._acquired(event, request, key, seen))
 
-    def _begin(self, event: PublishAsked, request: Request, key: StreamKey) -> None:
+    def _acquired(
+        self, event: PublishAsked, request: Request, key: StreamKey, seen: tuple[int, float] | None
+    ) -> None:
+        self._begin(event, request, key, seen)
+        self._connection.go_on()
+
+    def _begin(
+        self, event: PublishAsked, request: Request, key: StreamKey, seen: tuple[int, float] | None
+    ) -> None:
         connection = self._connection
         server = connection.server
         try:
-            stream = server.hub.publish(key, connection, monotonic())
+            stream = server.hub.publish(key, connection, monotonic(), seen=seen)
         except RefusedError as error:
             self._refuse(event, error)
             return
@@ -108,6 +135,7 @@ class Publishing:
         )
         self._forget(msid)
         connection.server.hub.unpublish(stream, connection, now)
+        self._release(stream.key, stream.time)
 
     def displaced(self, stream: Stream, code: str, description: str) -> None:
         """Another publisher or an operator took ``stream`` away, and the client is told."""
@@ -115,6 +143,7 @@ class Publishing:
         connection.server.journal.info("displaced", conn=connection.id, stream=str(stream.key), code=code)
         for msid in [msid for msid, mine in self.streams.items() if mine is stream]:
             self._forget(msid)
+            self._release(stream.key, stream.time)
             connection.session.end_publish(msid, code, description)
 
     def _forget(self, msid: int) -> None:
@@ -123,11 +152,16 @@ class Publishing:
             self._connection.server.rounds.intake.remove(self._connection)
         self._connection.done(self._connection.server.hooks.on_publish_done, self._requests.pop(msid))
 
+    def _release(self, key: StreamKey, time: int) -> None:
+        claims = self._connection.server.claims
+        if claims is not None:
+            claims.release(key, time)
+
     def close(self) -> None:
         """The connection ends."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
         for msid in list(self.streams):
             self.stop(msid)
 
@@ -142,6 +176,27 @@ class Publishing:
             elif silent > timeouts.media_idle:
                 return "media_timeout"
         return ""
+
+
+async def yields(stream: Stream, hub: Hub, counters: Counters) -> bool:
+    """Challenge the publisher of ``stream``: whether it is gone or, having sent nothing, has lost the stream now."""
+    publisher, seen = stream.publisher, stream.last_message
+    while stream.publisher is publisher and publisher is not None:
+        now = monotonic()
+        if stream.last_message > seen:
+            return False
+        if now - seen >= hub.settings.takeover_seconds:
+            counters.takeovers += 1
+            hub.displace(stream, now, "NetStream.Publish.BadName", "Another publisher took over a silent stream.")
+            return True
+        await asyncio.sleep(CHALLENGE_STEP)
+    return stream.publisher is None
+
+
+def _holder(hub: Hub, key: StreamKey) -> Stream | None:
+    """The stream, if a connection of this process publishes it."""
+    stream = hub.find(*key)
+    return stream if stream is not None and stream.publisher is not None and not stream.relayed else None
 
 
 def _taken(name: str) -> RefusedError:

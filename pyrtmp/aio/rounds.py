@@ -11,7 +11,7 @@ calls.
                                              .----'
     soft_delay_ms    .----------------------'  sending takes busy_share of a core
                  .--'  picture as live as can be
-    min_delay  -'  sending takes share of a core
+    min_delay  -'  sending, and reading if rounds do that, take share of a core
                 cost of a round -->
 """
 
@@ -37,6 +37,9 @@ _SURPRISE: Final = 1.5
 """A round counts for at most so many times the usual one: joiners make single rounds long, which is no reason to
 serve everybody later."""
 
+_EARLY: Final = 0.5
+"""What part of its pause a round may come early to be in step with another process."""
+
 _LEAST_COST: Final = 0.0002
 """Seconds; what a round may cost without being a surprise."""
 
@@ -46,7 +49,7 @@ class Rounds:
 
     def __init__(self, settings: EgressSettings, counters: Counters) -> None:
         self.intake = Intake()
-        """The publishers whose sockets are read by rounds while these are rare."""
+        """The publishers, whose sockets rounds read while these are rare."""
         self._settings = settings
         self._counters = counters
         self._streams: list[Stream] = []
@@ -54,6 +57,9 @@ class Rounds:
         self._handle: asyncio.Handle | None = None
         self._handle_due = 0.0
         self._cost = 0.0
+        """Of serving the viewers once, seconds of the processor."""
+        self._reading = 0.0
+        """Of reading the publishers before that."""
         self._next = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -61,14 +67,15 @@ class Rounds:
     def delay(self) -> float:
         """The present pause between the starts of two rounds, seconds."""
         settings = self._settings
-        eager = min(self._cost / settings.share, settings.soft_delay_ms / 1000)
+        eager = min((self._cost + self._reading) / settings.share, settings.soft_delay_ms / 1000)
+        # What reading takes grows with the pause, so that it is no reason for a long one.
         pause = max(eager, self._cost / settings.busy_share, settings.min_delay_ms / 1000)
         return min(pause, settings.max_delay_ms / 1000)
 
-    def charge(self, cost: float) -> None:
-        """A round took ``cost`` seconds of the processor."""
-        usual = self._cost
-        self._cost = usual + (min(cost, max(usual * _SURPRISE, _LEAST_COST)) - usual) * _SMOOTHING
+    def charge(self, cost: float, reading: float = 0.0) -> None:
+        """A round took ``cost`` seconds of the processor for its viewers, after ``reading`` for publishers."""
+        self._cost = _smooth(self._cost, cost)
+        self._reading = _smooth(self._reading, reading)
 
     def configure(self, settings: EgressSettings) -> None:
         """Use other settings from the next round on."""
@@ -81,9 +88,20 @@ class Rounds:
         self._schedule(self._next)
 
     def wake_once(self, stream: Stream) -> None:
-        """Like ``wake``, for callers that do not know whether the stream is queued already."""
+        """Like ``wake``, for a viewer that begins, or goes on, and does not know whether the stream is queued."""
+        self.intake.hurry(stream.publisher)
         if not stream.queued:
             self.wake(stream)
+
+    def wake_relayed(self, stream: Stream) -> None:
+        """``stream`` has records that waited for a round of another process: they do not wait for a whole one here.
+
+        So rounds fall into step with those of the process that holds the stream, and delays do not add up.
+        """
+        if not stream.queued:
+            stream.queued = True
+            self._streams.append(stream)
+        self._schedule(self._next - _EARLY * self.delay)
 
     def _schedule(self, due: float) -> None:
         if self._running:
@@ -101,20 +119,21 @@ class Rounds:
     def _run(self) -> None:
         self._handle = None
         # The thread's own time: waiting for a busy core does not make rounds cost more.
-        started = thread_time()
+        started = serving = thread_time()
         now = monotonic()
         self._running = True
         try:
             if self.intake.active:
                 self.intake.read()
+                serving = thread_time()
             streams, self._streams = self._streams, []
             behind = [stream for stream in streams if self._serve(stream, now)]
         finally:
             self._running = False
-        cost = thread_time() - started
+        ended = thread_time()
         self._counters.rounds += 1
-        self._counters.round_seconds += cost
-        self.charge(cost)
+        self._counters.round_seconds += ended - started
+        self.charge(ended - serving, serving - started)
         delay = self.delay
         self._next = now + delay
         self.intake.follow(delay)
@@ -134,6 +153,9 @@ class Rounds:
         stream.queued = False
         try:
             stream.flush()
+            for outlet in tuple(stream.outlets):
+                # First: other processes send while this one does.
+                outlet.serve()
         except OSError:
             self._counters.log_failures += 1
         left = False
@@ -148,6 +170,11 @@ class Rounds:
             self._handle.cancel()
             self._handle = None
         self._streams.clear()
+
+
+def _smooth(usual: float, cost: float) -> float:
+    """What to expect of the next round, when ``usual`` was expected of one that took ``cost``."""
+    return usual + (min(cost, max(usual * _SURPRISE, _LEAST_COST)) - usual) * _SMOOTHING
 
 
 def serve(lane: Lane, now: float) -> bool:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import os
 import secrets
 import socket
 import ssl
@@ -15,6 +12,8 @@ from time import monotonic
 from typing import Final, Protocol
 
 from pyrtmp.aio.connection import Connection
+from pyrtmp.aio.listener import Listener, bind
+from pyrtmp.aio.publishing import Claims
 from pyrtmp.aio.rounds import Rounds
 from pyrtmp.counters import Counters
 from pyrtmp.hooks import Hooks
@@ -27,8 +26,6 @@ _CLOSE_SECONDS: Final = 1.0
 """How long ``close`` waits for viewers to get the rest, and again for connections to close."""
 
 _POLL_SECONDS: Final = 0.01
-
-_BACKLOG: Final = 1024
 
 
 class Client(Protocol):
@@ -96,23 +93,50 @@ class Server:
         self.journal: Journal = journal or LoggingJournal()
         self.rounds = Rounds(egress or EgressSettings(), self.counters)
         self.hub = Hub(stream or StreamSettings(), self.rounds.wake, journal=self.journal)
+        self.claims: Claims | None = None
+        """Asked before anybody publishes, where other processes take publishers too."""
         self.clients: dict[str, Client] = {}
         self.started = monotonic()
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
         self._per_address: Counter[str] = Counter()
-        self._listeners: list[_Listener] = []
+        self._listeners: list[Listener] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._tick_seconds = tick
         self._ticker: asyncio.TimerHandle | None = None
         self._closing = False
 
+    def configure(
+        self,
+        *,
+        stream: StreamSettings,
+        egress: EgressSettings,
+        limits: Limits,
+        timeouts: Timeouts,
+        max_connections: int,
+        max_connections_per_address: int,
+    ) -> None:
+        """Use other settings: for streams that begin and connections that come from now on; timeouts and egress for
+        all."""
+        self.hub.settings = stream
+        self.rounds.configure(egress)
+        self.limits = limits
+        self.timeouts = timeouts
+        self._max_connections = max_connections
+        self._max_per_address = max_connections_per_address
+
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         """Listen on ``host``:``port`` (0: any free one, see ``addresses``).  Raises ``OSError``."""
-        loop = asyncio.get_running_loop()
-        self._listeners += [_Listener(self, loop, sock, tls) for sock in bind(host, port)]
+        def accept(sock: socket.socket, address: str) -> None:
+            self.accept(sock, address, tls)
+
+        self._listeners += [Listener(sock, accept, self.counters, self.journal) for sock in bind(host, port)]
+        self.open()
+
+    def open(self) -> None:
+        """Begin to look at deadlines: enough where another process listens and ``accept`` is called."""
         if self._ticker is None:
-            self._ticker = loop.call_later(self._tick_seconds, self._tick)
+            self._ticker = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -219,90 +243,3 @@ class Server:
         for client in list(self.clients.values()):
             client.check(now)
         self.hub.tick(now)
-
-
-class _Listener:
-    """Accepts on one socket.
-
-    Not ``loop.create_server``: when descriptors run out that either stops accepting for good or spins.  Here one
-    descriptor is kept in reserve, so that a connection too many is accepted and closed at once instead of keeping
-    the socket readable.
-    """
-
-    _MAX_ACCEPTS: Final = 64
-
-    def __init__(
-        self, server: Server, loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ssl.SSLContext | None
-    ) -> None:
-        self._server = server
-        self._loop = loop
-        self._socket = sock
-        self._tls = tls
-        self._reserve: int | None = os.open(os.devnull, os.O_RDONLY)
-        self._exhausted = False
-        name = sock.getsockname()
-        self.address: tuple[str, int] = (str(name[0]), int(name[1]))
-        loop.add_reader(sock.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        for _ in range(self._MAX_ACCEPTS):
-            try:
-                sock, peer = self._socket.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE):
-                    self._server.journal.error("accept_failed", error=str(error))
-                    return
-                if not self._turn_away(error):
-                    return
-            else:
-                self._exhausted = False
-                sock.setblocking(False)
-                self._server.accept(sock, str(peer[0]), self._tls)
-
-    def _turn_away(self, error: OSError) -> bool:
-        """Out of descriptors: spend the reserve on telling one client at once; whether there was one."""
-        if not self._exhausted:
-            self._exhausted = True
-            self._server.journal.error("out_of_descriptors", error=str(error))
-        if self._reserve is not None:
-            os.close(self._reserve)
-            self._reserve = None
-        try:
-            self._socket.accept()[0].close()
-            self._server.counters.refused["descriptors"] += 1
-        except OSError:
-            return False
-        finally:
-            with contextlib.suppress(OSError):
-                self._reserve = os.open(os.devnull, os.O_RDONLY)
-        return True
-
-    def close(self) -> None:
-        self._loop.remove_reader(self._socket.fileno())
-        self._socket.close()
-        if self._reserve is not None:
-            os.close(self._reserve)
-
-
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets for every address of ``host``; an empty host is all IPv4 and IPv6 addresses."""
-    sockets: list[socket.socket] = []
-    try:
-        for family, type, proto, _, address in socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            sock = socket.socket(family, type, proto)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setblocking(False)
-            sock.bind(address)
-            sock.listen(_BACKLOG)
-    except OSError:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets

@@ -25,6 +25,9 @@ def test_a_player_is_an_address_and_an_agent(clock: list[float]) -> None:
     assert audience.saw(CAM, "10.0.0.2", "vlc", 10)
     assert audience.saw(DOG, "10.0.0.1", "vlc", 5)
     assert audience.viewers() == {CAM: 3, DOG: 1}
+    assert audience.members() == [
+        (CAM, "10.0.0.1", "vlc"), (CAM, "10.0.0.1", "hls.js"), (CAM, "10.0.0.2", "vlc"), (DOG, "10.0.0.1", "vlc")
+    ]  # fmt: skip
     assert audience.bytes_out == {CAM: 40, DOG: 5}
     assert audience.requests == 5
 

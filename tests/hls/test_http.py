@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
+import os
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from hls.http import CONTENT_SECURITY_POLICY, ViewerSite, _matches
+from hls.live import Reply
 from hls.settings import HlsSettings
 from pyrtmp.aio.server import Server
 from pyrtmp.errors import RefusedError
@@ -26,20 +31,24 @@ NOT_STREAMS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-async def packaged(make_bench: Any, make_feed: Any) -> Any:
-    """A site with ``live/cam`` packaged."""
-    bench = await make_bench()
-    feed = make_feed("libx264", "aac", seconds=8, gop=1)
+async def first_playlist(bench: Any, feed: Any) -> Any:
+    """Publish ``live/cam``, and the answer to who asked when it began."""
     bench.publishing = await bench.publisher()
     await bench.send(bench.publishing, feed[:20])
     await bench.arrived("live/cam", 20)
     first = asyncio.ensure_future(bench.get("/live/cam.m3u8"))
     await bench.until(lambda: len(bench.site.hls))
     await bench.send(bench.publishing, feed[20:])
-    bench.first = await first
-    key = ("live", "cam")
-    await bench.until(lambda: len(bench.site.hls._streams[key]._window) >= 3)
+    return await first
+
+
+@pytest.fixture
+async def packaged(make_bench: Any, make_feed: Any) -> Any:
+    """A site with ``live/cam`` packaged."""
+    bench = await make_bench()
+    bench.first = await first_playlist(bench, make_feed("libx264", "aac", seconds=8, gop=1))
+    while (await bench.get("/live/cam.m3u8")).body.count(b"#EXTINF") < 3:
+        await asyncio.sleep(0.02)
     yield bench
     await bench.publishing.close()
 
@@ -147,6 +156,23 @@ async def test_the_hook_refuses_hls(make_bench: Any) -> None:
     assert len(asked) == 3
 
 
+async def test_a_large_body_is_not_torn(bench: Any, kit: Any) -> None:
+    bodies = {name: os.urandom(3_000_000) for name in ("1.ts", "2.ts")}
+
+    async def segment(app: str, name: str, filename: str) -> Reply:
+        return Reply(200, memoryview(bodies[filename]), "video/mp2t", "public", f'"{filename}"')
+
+    bench.site.hls.segment = segment
+    reader, writer = await bench.connect()
+    writer.writelines(f"GET /live/cam/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for name in bodies)
+    async with asyncio.timeout(10):
+        for name, body in bodies.items():
+            _, fields = await kit.read_head(reader)
+            assert (fields["content-length"], fields["etag"]) == (str(len(body)), f'"{name}"')
+            assert await reader.readexactly(len(body)) == body
+    assert bench.site.audience.bytes_out["live", "cam"] == 6_000_000
+
+
 # Names and methods
 
 
@@ -156,6 +182,12 @@ async def test_names_are_validated(bench: Any, path: str) -> None:
     assert answer.status == 400 and answer.body.startswith(b"the name ")
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert not len(bench.server.hub)
+
+
+async def test_names_are_validated_by_the_limits_of_the_moment(bench: Any) -> None:
+    assert (await bench.get("/live/cam.m3u8")).status == 404
+    bench.server.limits = dataclasses.replace(bench.server.limits, max_name_bytes=7)
+    assert (await bench.get("/live/cam.m3u8")).status == 400
 
 
 @pytest.mark.parametrize(
@@ -217,6 +249,21 @@ async def test_cors_on_flv(make_bench: Any, kit: Any) -> None:
             assert answer.headers.get("access-control-allow-origin") == allowed
 
 
+async def test_settings_change_while_it_runs(make_bench: Any, make_feed: Any) -> None:
+    bench = await make_bench()
+    assert (await bench.get("/")).headers["access-control-allow-origin"] == "*"
+    bench.site.configure(cors_origins=["https://a.example"], hls=HlsSettings(fragment=4, max_fragment=40, window=60))
+    assert bench.site.audience.seconds == 120
+    answer = await bench.get("/", headers="Origin: https://a.example\r\n")
+    assert answer.headers["access-control-allow-origin"] == "https://a.example" and answer.headers["vary"] == "Origin"
+    assert "access-control-allow-origin" not in (await bench.get("/", headers="Origin: https://b.example\r\n")).headers
+    answer = await first_playlist(bench, make_feed("libx264", "aac", seconds=8, gop=1))
+    assert answer.headers["cache-control"] == "public, max-age=2" and b"#EXTINF:4.0" in answer.body
+    await bench.publishing.close()
+    bench.site.configure(cors_origins=[], hls=HlsSettings())
+    assert not {"access-control-allow-origin", "vary"} & (await bench.get("/")).headers.keys()
+
+
 async def test_preflight(bench: Any) -> None:
     for path in ("/live/cam.flv", "/live/cam.m3u8", "/anything"):
         answer = await bench.get(path, method="OPTIONS", headers="Origin: https://a.example\r\n")
@@ -266,7 +313,22 @@ async def test_the_list(make_bench: Any) -> None:
     assert json.loads(answer.body) == {"streams": [stream], "rtmp_port": 1936, "version": "1.2"}
 
 
+async def test_the_list_may_be_awaited(make_bench: Any) -> None:
+    async def streams() -> list[dict[str, Any]]:
+        await asyncio.sleep(0)
+        return [{"name": "cam"}]
+
+    bench = await make_bench(site={"streams": streams})
+    assert json.loads((await bench.get("/_page/streams.json")).body)["streams"] == [{"name": "cam"}]
+
+
 # Connections
+
+
+async def test_the_date_goes_on(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for now, date in ((0.9, "Thu, 01 Jan 1970 00:00:00 GMT"), (1.0, "Thu, 01 Jan 1970 00:00:01 GMT")):
+        monkeypatch.setattr("hls.http.time", lambda now=now: now)
+        assert (await bench.get("/")).headers["date"] == date
 
 
 @pytest.mark.parametrize(
@@ -380,6 +442,100 @@ async def test_what_fails_here_is_one_line_and_a_500(make_bench: Any, caplog: py
     assert (answer.status, answer.body) == (500, b"the server failed to answer\n")
     assert bench.server.counters.refused["internal"] == 1
     assert (await bench.get("/")).status == 200
+
+
+class Door:
+    """A listener elsewhere, which hands the connections it accepts to a site that listens nowhere."""
+
+    def __init__(self, site: ViewerSite) -> None:
+        self.site = site
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(*self.listener.getsockname())
+        self.writers.append(writer)
+        self.hand_over()
+        return reader, writer
+
+    def hand_over(self) -> None:
+        sock, _ = self.listener.accept()
+        sock.setblocking(False)
+        self.site.accept(sock)
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def behind_a_door(request: pytest.FixtureRequest) -> Any:
+    """Runs ``test(door)`` on a loop of either kind."""
+
+    def run(test: Callable[[Door], Any]) -> None:
+        async def main() -> None:
+            server = Server()
+            door = Door(ViewerSite(server, header_seconds=0.3))
+            try:
+                async with asyncio.timeout(10):
+                    await test(door)
+            finally:
+                await server.close()
+                await door.site.close()
+                door.listener.close()
+                for writer in door.writers:
+                    writer.transport.abort()
+                await asyncio.sleep(0)
+
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(main())
+
+    return run
+
+
+def test_connections_accepted_elsewhere(behind_a_door: Any, kit: Any) -> None:
+    async def test(door: Door) -> None:
+        reader, writer = await door.connect()
+        for _ in range(2):
+            writer.write(b"GET /live/cam/1.ts HTTP/1.1\r\nHost: x\r\n\r\n")
+            status, fields = await kit.read_head(reader)
+            assert (status, await reader.readexactly(int(fields["content-length"]))) == (404, b"no such segment\n")
+        assert door.site.connections == 1
+        malformed, writing = await door.connect()
+        writing.write(b"\x03" + bytes(1536))
+        assert (await kit.read_head(malformed))[0] == 400
+        silent, _ = await door.connect()
+        assert await silent.read() == b""
+        refused = door.site._server.counters.refused
+        assert (refused["http_malformed"], refused["http_timeout"]) == (1, 1)
+        writing.close()
+        while door.site.connections > 1:
+            await asyncio.sleep(0.01)
+        await door.site.close()
+        assert await reader.read() == b"" and door.site.connections == 0
+        late, _ = await door.connect()
+        assert await late.read() == b""
+
+    behind_a_door(test)
+
+
+def test_connections_that_are_gone_when_they_are_handed_over(behind_a_door: Any) -> None:
+    async def test(door: Door) -> None:
+        for linger in (b"", b"\1\0\0\0\0\0\0\0"):  # closed, reset
+            client = socket.create_connection(door.listener.getsockname())
+            if linger:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            client.close()
+            door.hand_over()
+            await asyncio.sleep(0.05)
+            assert door.site.connections == 0
+
+    behind_a_door(test)
+
+
+def test_closing_with_connections_that_just_came(behind_a_door: Any) -> None:
+    async def test(door: Door) -> None:
+        reader, _ = await door.connect()
+        await door.site.close()
+        assert await reader.read() == b"" and not door.site._server.counters.refused
+
+    behind_a_door(test)
 
 
 async def test_two_addresses() -> None:

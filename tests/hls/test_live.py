@@ -27,6 +27,9 @@ START = 1_800_000_000.0
 class FakeSource:
     """A live stream with the head and the messages that a joiner is handed."""
 
+    live = True
+    relayed = False
+
     def __init__(self, backlog: Sequence[Message] = ()) -> None:
         self.backlog = list(backlog)
         self.taps: list[Tap] = []
@@ -513,14 +516,32 @@ async def test_the_loop_is_not_held_up(executor: Executor, make_feed: MakeFeed) 
 
 
 async def test_a_stream_can_be_packaged_without_the_service(executor: Executor, make_feed: MakeFeed) -> None:
-    stream = HlsStream("live/cam", HlsSettings(fragment=1.0), executor, first=Numbers(1, 0),
-                       clock=lambda: 0.0, now=lambda: START)  # fmt: skip
+    settings = HlsSettings(fragment=1.0)
+    stream = HlsStream("live/cam", settings, executor, clock=lambda: 0.0, now=lambda: START)
     assert not await stream.ready(0.01)
-    stream.follow(FakeSource(make_feed("libx264", "aac")))
+    stream.package(FakeSource(make_feed("libx264", "aac")), settings, Numbers(1, 0))
     assert await stream.ready(5)
     assert b"#EXT-X-MEDIA-SEQUENCE:1\n" in stream.playlist()
     stream.close()
     stream.close()
+
+
+async def test_other_settings_count_for_streams_from_then_on(executor: Executor, make_feed: MakeFeed) -> None:
+    messages = make_feed("libx264", "aac", seconds=4)
+    async with bench(executor, linger=10.0, window=60.0) as subject:
+        subject.source.backlog = messages
+        before = await subject.playlist_of(3)
+        assert before.segments[0].uri.endswith(".ts")
+        subject.service.configure(HlsSettings(fragment=2.0, container="fmp4", linger=5.0))
+        subject.source.send(later(messages, 4000))
+        after = await subject.playlist_of(5)
+        assert [segment.uri for segment in after.segments[:3]] == [segment.uri for segment in before.segments]
+        assert {segment.uri[-3:] for segment in after.segments} == {".ts"} and after.target_duration == 1
+        subject.clock.advance(6)
+        subject.service.sweep()
+        assert len(subject.service) == 0
+        again = await subject.playlist()
+        assert again.segments[0].uri.endswith(".m4s") and again.target_duration >= 2
 
 
 @asynccontextmanager

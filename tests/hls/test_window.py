@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hls.window import Numbers, SegmentWindow
+from hls.content import Content
+from hls.window import Entry, Numbers, SegmentWindow
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -30,7 +33,7 @@ def add(
 ) -> None:
     for _ in range(count):
         subject.add(
-            b"x" * size,
+            Content(b"x" * size),
             init,
             duration=duration,
             target_duration=target,
@@ -150,3 +153,166 @@ def test_whatever_is_named_is_there(parts: list[tuple[float, int, bytes | None]]
         for segment in playlist.segments:
             assert subject.get(segment.uri)
             assert segment.map_uri is None or subject.get(segment.map_uri)
+
+
+def test_numbers_jump_where_others_have_been_seen() -> None:
+    subject = window()
+    add(subject, 3)
+    subject.skip(Numbers(103, 7))  # no more than it had
+    add(subject)
+    assert names(subject) == ["100.ts", "101.ts", "102.ts", "103.ts"]
+    for numbers, begin in ((Numbers(200, 3), (200, 7)), (Numbers(50, 90), (201, 90))):
+        before = names(subject)
+        subject.skip(numbers)
+        assert names(subject) == before  # until there is something else
+        add(subject)
+        playlist = subject.playlist(ended=False)
+        assert [segment.uri for segment in playlist.segments] == [f"{begin[0]}.ts"]
+        assert (playlist.media_sequence, playlist.discontinuity_sequence) == begin
+        assert playlist.segments[0].discontinuity
+        assert all(subject.get(name) for name in before)
+
+
+# Windows of several workers
+
+
+def copy(entry: Entry) -> Entry:
+    return replace(entry, content=Content(bytes(entry.content.view())))
+
+
+class Reader:
+    """A worker that shows another one's window, as ``hls.mirror`` does."""
+
+    def __init__(self) -> None:
+        self.shown = window()
+        self.incoming = self.shown
+
+    def open(self, holder: SegmentWindow) -> None:
+        if len(self.shown):
+            holder.skip(self.shown.numbers)
+        self.incoming = window(first=Numbers(0, 0))
+        for entry in holder.entries:
+            self.hand(holder, entry)
+        self.look()
+
+    def hand(self, holder: SegmentWindow, entry: Entry) -> None:
+        init = None if entry.init is None else Content(bytes(holder.init(entry.init).view()))
+        first = holder.first.sequence
+        self.incoming.put(copy(entry), init, target_duration=holder.target_duration, first=first)
+
+    def look(self) -> None:
+        if self.incoming is not self.shown and self.incoming.may_follow(self.shown):
+            self.incoming.inherit(self.shown)
+            assert len(self.shown) == self.shown.size == 0
+            self.shown = self.incoming
+
+
+def text(subject: SegmentWindow) -> bytes:
+    return subject.playlist(ended=False).encode()
+
+
+def test_a_window_is_mirrored() -> None:
+    holder, reader = window(), Reader()
+    add(holder, 3, init=b"one")
+    reader.open(holder)
+    for number in range(30):
+        add(holder, init=b"two" if number > 15 else b"one", discontinuity=number % 4 == 0, independent=number % 5 > 0)
+        reader.hand(holder, holder.newest)
+        assert text(reader.shown) == text(holder)
+        assert [entry.name for entry in reader.shown.entries] == [entry.name for entry in holder.entries]
+    late = Reader()
+    late.open(holder)
+    assert text(late.shown) == text(holder) and late.shown.size == holder.size
+
+
+def test_whoever_goes_on_keeps_the_longer_target_duration() -> None:
+    holder, reader = window(), Reader()
+    add(holder, 3, duration=4.0, target=4)
+    reader.open(holder)
+    add(reader.shown, duration=2.0, target=2)
+    assert reader.shown.playlist(ended=False).target_duration == 4
+    add(reader.shown, duration=6.0, target=6)
+    assert reader.shown.playlist(ended=False).target_duration == 6
+
+
+def test_what_does_not_fit_behind_is_refused() -> None:
+    holder, subject = window(), window(first=Numbers(0, 0))
+    add(holder, 3, discontinuity=True)
+    first, second, third = holder.entries
+    subject.put(copy(second), None, target_duration=3, first=101)
+    for entry in (
+        first, second, replace(third, discontinuities=8), replace(third, init=102), replace(third, init=5)
+    ):  # fmt: skip
+        before = text(subject), subject.size, subject.numbers
+        with pytest.raises(ValueError):
+            subject.put(entry, None, target_duration=3, first=101)
+        assert (text(subject), subject.size, subject.numbers) == before and not entry.content.closed
+    subject.put(copy(third), None, target_duration=3, first=101)
+    assert names(subject) == ["101.ts", "102.ts"]
+
+
+def test_contents_are_closed_when_they_are_forgotten() -> None:
+    subject = window(seconds=4.0)
+    seen: list[Content] = []
+    for number in range(20):
+        add(subject, init=b"even" if number // 4 % 2 else b"odd")
+        seen += [subject.newest.content, subject.init(subject.newest.init or 0)]
+        kept = {id(entry.content) for entry in subject.entries} | {
+            id(subject.init(entry.init or 0)) for entry in subject.entries
+        }
+        assert all(content.closed == (id(content) not in kept) for content in seen)
+    other = Reader()
+    other.open(subject)
+    mirrored = [entry.content for entry in other.shown.entries]
+    next_window = window(first=Numbers(500, 90))
+    add(next_window, 2, init=b"odd", discontinuity=True)
+    other.open(next_window)
+    assert names(other.shown) == ["500.m4s", "501.m4s"]
+    assert not any(content.closed for content in mirrored[-3:])  # those named a moment ago
+    other.shown.close()
+    subject.close()
+    assert all(content.closed for content in (*mirrored, *seen))
+    assert other.shown.get("500.m4s") is None and other.shown.size == 0
+
+
+ADD = st.tuples(st.just("add"), st.integers(0, 1), st.booleans(), st.sampled_from([b"a", b"b"]))
+OPEN = st.tuples(st.just("open"), st.integers(0, 1), st.booleans(), st.none())
+FIRST = st.tuples(st.integers(0, 40), st.integers(0, 4))
+
+
+@given(FIRST, FIRST, st.booleans(), st.lists(ADD | ADD | ADD | OPEN, max_size=60))
+def test_no_number_goes_back_whoever_holds_the_stream(
+    first: tuple[int, int], second: tuple[int, int], fmp4: bool, steps: list[tuple[str, int, bool, bytes | None]]
+) -> None:
+    holders = [window(seconds=8.0, first=Numbers(*numbers)) for numbers in (first, second)]
+    reader = Reader()
+    now = holders[0]
+    reader.open(now)
+    begun, reached = Numbers(0, 0), 0
+    behind = 0
+    for what, which, flag, init in steps:
+        holder = holders[which]
+        before = names(reader.shown) if len(reader.shown) else []
+        if what == "add":
+            add(holder, init=init if fmp4 else None, discontinuity=flag or not len(holder))
+            if holder is now:
+                reader.hand(now, now.newest)
+                reader.look()
+                behind -= 1
+        elif holder is not now:
+            now = holder
+            # It has been told what was seen, so its next segment is above that.  Only where two workers have given
+            # the same numbers to different segments, the older of these have to leave the playlist first.
+            apart = not (len(now) and len(reader.shown)) or now.first.sequence >= reader.shown.reached.sequence
+            reader.open(now)
+            behind = 1 if apart else 6
+        if not len(reader.shown):
+            continue
+        if behind <= 0:
+            assert text(reader.shown) == text(now)
+        assert all(reader.shown.get(name) for name in before)
+        assert reader.shown.first.reaches(begun) and reader.shown.reached.sequence >= reached
+        begun, reached = reader.shown.first, reader.shown.reached.sequence
+        for segment in reader.shown.playlist(ended=False).segments:
+            assert reader.shown.get(segment.uri)
+            assert segment.map_uri is None or reader.shown.get(segment.map_uri)

@@ -9,12 +9,13 @@ import pytest
 
 from pyrtmp.errors import RefusedError
 from pyrtmp.forms import RtmpForm
-from pyrtmp.hub import Hub
+from pyrtmp.hub import RELAY_LINGER_SECONDS, Hub
 from pyrtmp.lane import Lane
 from pyrtmp.message import VIDEO, Message
 from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings
 from pyrtmp.stream import State, Stream
+from pyrtmp.timeline import MIN_GAP_MS
 from pyrtmp.wirelog import PlainStorage
 
 ROOM = StreamKey("live", "room.1")
@@ -353,3 +354,203 @@ def test_a_publisher_that_ends_its_stream_when_displaced_ends_it_once(subject: S
     assert len(publisher.displacements) == 1
     assert subject.events == ["started", "ended"]
     assert not subject.journal.errors
+
+
+# Streams that other processes hold
+
+
+class FakeRelay(FakePublisher):
+    tracks = (True, True)
+
+    def __init__(self, id: str = "worker-2") -> None:
+        super().__init__(id)
+        self.calls: list[str] = []
+
+    def open(self, lane: Lane) -> None:
+        self.calls.append("open")
+
+    def close(self, lane: Lane) -> None:
+        self.calls.append("close")
+
+    def end(self) -> None:
+        self.calls.append("end")
+
+
+class FakeDirectory:
+    """Another process holds some streams."""
+
+    def __init__(self, hub: Hub, *keys: StreamKey) -> None:
+        self.hub = hub
+        self.keys = set(keys)
+        self.relays: list[FakeRelay] = []
+        hub.directory = self
+
+    def holds(self, key: StreamKey) -> bool:
+        return key in self.keys
+
+    def attach(self, stream: Stream) -> None:
+        self.relays.append(FakeRelay())
+        self.hub.relay(stream, self.relays[-1], 0.0)
+
+
+def test_a_stream_held_elsewhere_is_live_and_relayed_when_somebody_plays_it(subject: Subject) -> None:
+    hub = subject.hub
+    directory = FakeDirectory(hub, ROOM)
+    assert hub.is_live(ROOM) and not hub.is_live(OTHER)
+    assert not hub.live() and not directory.relays
+    stream = hub.open(ROOM, 0.0)
+    assert stream.live and stream.relayed and hub.open(ROOM, 1.0) is stream
+    assert len(directory.relays) == 1
+    assert subject.events == ["started"]
+    # One that nobody holds is waited for as ever.
+    other = hub.open(OTHER, 0.0)
+    assert not other.live and not hub.is_live(OTHER)
+    hub.publish(OTHER, FakePublisher(), 0.0)
+    assert hub.is_live(OTHER)
+
+
+def test_viewers_who_wait_are_shown_what_comes_to_be_held_elsewhere(subject: Subject) -> None:
+    hub = subject.hub
+    stream = hub.open(ROOM, 0.0)
+    released: list[bool] = []
+    stream.wait(lambda: released.append(stream.relayed))
+    directory = FakeDirectory(hub, ROOM)
+    assert hub.open(ROOM, 0.0) is stream
+    assert released == [True] and len(directory.relays) == 1
+
+
+def test_those_who_play_what_is_held_elsewhere_do_not_count_as_waiting(subject: Subject) -> None:
+    subject = Subject(max_waiting=1)
+    subject.hub.open(OTHER, 0.0)
+    FakeDirectory(subject.hub, ROOM)
+    assert subject.hub.open(ROOM, 0.0).live
+    with pytest.raises(RefusedError):
+        subject.hub.open(StreamKey("live", "third"), 0.0)
+
+
+def test_a_relay_gives_way_to_a_publisher_and_to_another_relay(subject: Subject) -> None:
+    hub = subject.hub
+    directory = FakeDirectory(hub, ROOM)
+    stream = hub.open(ROOM, 0.0)
+    viewer = watch(stream)
+    directory.attach(stream)
+    first, second = directory.relays
+    assert stream.relay is second
+    assert (first.calls, second.calls) == (["open", "end"], ["open"])
+    publisher = FakePublisher()
+    assert hub.publish(ROOM, publisher, 1.0) is stream
+    assert second.calls == ["open", "end"]
+    assert (stream.publisher, stream.relayed) == (publisher, False)
+    assert viewer.calls == [False, True, False, True]
+    # Whatever the relays still say changes nothing.
+    for relay in directory.relays:
+        hub.unpublish(stream, relay, 2.0)
+    assert stream.publisher is publisher
+    with pytest.raises(RefusedError):
+        hub.publish(ROOM, FakePublisher(), 2.0)
+    viewer.go()
+
+
+def test_a_relay_that_ends_leaves_its_viewers_the_grace_time(subject: Subject) -> None:
+    hub = subject.hub
+    directory = FakeDirectory(hub, ROOM)
+    stream = hub.open(ROOM, 0.0)
+    viewer = watch(stream)
+    hub.unpublish(stream, directory.relays[0], 10.0)
+    assert stream.state is State.GONE and not stream.relayed
+    directory.keys.clear()
+    hub.tick(10.0 + hub.settings.grace_seconds)
+    assert viewer.calls == [False, "end"]
+    viewer.go()
+    hub.tick(30.0)
+    assert CountedStorage.open == 0
+
+
+def test_a_relay_that_nobody_watches_any_more_is_kept_for_a_moment(subject: Subject) -> None:
+    hub = subject.hub
+    directory = FakeDirectory(hub, ROOM)
+    stream = hub.open(ROOM, 0.0)
+    viewer = watch(stream)
+    for second in range(100):
+        hub.tick(float(second))
+    assert stream.relayed
+    viewer.go()
+    hub.tick(100.0)
+    hub.tick(100.0 + RELAY_LINGER_SECONDS - 0.1)
+    assert hub.open(ROOM, 104.9) is stream
+    hub.tick(105.1)  # whoever opened it is about to watch
+    viewer = watch(stream)
+    hub.tick(105.0 + RELAY_LINGER_SECONDS)
+    viewer.go()
+    hub.tick(200.0)
+    hub.tick(200.0 + RELAY_LINGER_SECONDS)
+    assert len(hub) == 0 and directory.relays[0].calls == ["open", "close", "open", "close", "end"]
+    # The other process publishes still: the next viewer is shown it.
+    assert hub.open(ROOM, 300.0).relayed
+
+
+def test_a_stream_that_another_process_watches_is_not_over_without_viewers_here(subject: Subject) -> None:
+    """Until its publisher goes: then its viewers elsewhere wait there."""
+    hub = subject.hub
+    publisher = FakePublisher()
+    stream = hub.publish(ROOM, publisher, 0.0)
+    outlet = _Outlet()
+    stream.outlets[outlet] = None
+    hub.tick(100.0)
+    hub.unpublish(stream, publisher, 100.0)
+    assert outlet.told == 1 and len(hub) == 0
+
+
+class _Outlet:
+    told = 0
+
+    def serve(self) -> None:
+        raise AssertionError("rounds serve outlets")
+
+    def gone(self) -> None:
+        self.told += 1
+
+
+@pytest.mark.parametrize(
+    ("seen", "start"),
+    [
+        pytest.param(None, 5000, id="nothing known: its own time"),
+        pytest.param((90_000, 8.0), 92_000, id="later by the time that passed"),
+        pytest.param((90_000, 10.0), 90_000 + MIN_GAP_MS, id="at once"),
+        pytest.param((0, 9.0), 5000, id="nothing had come"),
+    ],
+)
+def test_a_publisher_goes_on_where_another_process_had_got(
+    subject: Subject, seen: tuple[int, float] | None, start: int
+) -> None:
+    stream = subject.hub.publish(ROOM, FakePublisher(), 10.0, seen=seen)
+    stream.push(Message(VIDEO, 5000, 1, KEY))
+    assert stream.time == start
+
+
+@pytest.mark.parametrize("seen", [None, (1000, 10.0), (60_000, 10.0)])
+def test_what_was_seen_here_counts_when_it_is_further(subject: Subject, seen: tuple[int, float] | None) -> None:
+    """The other process's word may be old: time never goes back for the viewers here."""
+    hub = subject.hub
+    FakeDirectory(hub, ROOM)
+    stream = hub.open(ROOM, 0.0)
+    viewer = watch(stream)
+    stream.follow(40_000, 9.0)
+    assert hub.publish(ROOM, FakePublisher(), 10.0, seen=seen) is stream
+    stream.push(Message(VIDEO, 0, 1, KEY))
+    assert stream.time == (60_000 + MIN_GAP_MS if seen == (60_000, 10.0) else 41_000)
+    viewer.go()
+
+
+def test_the_track_that_is_ahead_counts_when_a_publisher_moves(subject: Subject) -> None:
+    hub = subject.hub
+    publisher = FakePublisher()
+    stream = hub.publish(ROOM, publisher, 0.0)
+    viewer = watch(stream)
+    for time in (0, 900, 40):
+        stream.push(Message(VIDEO, time, 1, KEY))
+    hub.unpublish(stream, publisher, 0.0)
+    hub.publish(ROOM, FakePublisher(), 0.0, seen=(500, 0.0))
+    stream.push(Message(VIDEO, 0, 1, KEY))
+    assert stream.time == 900 + MIN_GAP_MS
+    viewer.go()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +17,7 @@ from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
 from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings
 from pyrtmp.stream import ANNOUNCED_SECONDS, HEAD_BYTES, MESSAGE_OVERHEAD, TRACKS_SECONDS, State, Stream
+from pyrtmp.timeline import MIN_GAP_MS
 from pyrtmp.wirelog import PlainStorage
 
 AVC_HEADER = b"\x17\x00\x00\x00\x00config"
@@ -881,3 +884,247 @@ def test_the_next_publisher_may_have_other_tracks(subject: Subject) -> None:
     subject.push(audio(0, AAC))
     assert subject.stream.tracks_known
     assert subject.stream.tracks == (True, False)
+
+
+# A publisher in another process
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is Linux")
+
+
+class FakeRelay(FakePublisher):
+    """Writes lanes as another process does, and remembers what it was asked."""
+
+    def __init__(self, stream: Stream, tracks: tuple[bool, bool] | None = (True, True)) -> None:
+        self.stream = stream
+        self.tracks = tracks
+        self.lanes: list[Lane] = []
+        self.closed: list[Lane] = []
+        self.ended = 0
+
+    def open(self, lane: Lane) -> None:
+        self.lanes.append(lane)
+
+    def close(self, lane: Lane) -> None:
+        self.closed.append(lane)
+
+    def end(self) -> None:
+        self.ended += 1
+
+    def write(self, *messages: Message, head: Sequence[Message] = (), generation: int = 1, now: float = 0.0) -> None:
+        """The messages are a new segment and begin with a join point."""
+        for lane in self.lanes:
+            lane.set_head(wire(lane, *head), generation)
+            data = wire(lane, *messages)
+            fd = os.memfd_create("test", os.MFD_CLOEXEC)
+            os.write(fd, data)
+            segment = lane.log.adopt(fd, messages[0].timestamp)
+            lane.log.extend(len(data))
+            lane.log.join_at(segment, 0)
+        self.stream.follow(messages[-1].timestamp, now)
+
+
+def wire(lane: Lane, *messages: Message) -> bytes:
+    buffers: list[bytes] = []
+    lane.form.encode(messages, buffers)
+    return b"".join(buffers)
+
+
+class FakeOutlet:
+    """Another process whose viewers watch; reads the log when it is told that it is over."""
+
+    def __init__(self, stream: Stream, lane: Lane | None = None) -> None:
+        self.lane = lane
+        self.rest: list[tuple[int, bytes]] | None = None
+        stream.outlets[self] = None
+
+    def serve(self) -> None:
+        raise AssertionError("rounds serve outlets")
+
+    def gone(self) -> None:
+        assert self.rest is None, "told twice"
+        self.rest = [] if self.lane is None else whole(self.lane)
+
+
+@linux
+def test_a_relayed_stream_is_live_and_releases_those_who_wait(subject: Subject) -> None:
+    stream = subject.stream
+    calls: list[bool] = []
+    stream.wait(lambda: calls.append(stream.relayed))
+    relay = FakeRelay(stream)
+    stream.begin(relay, subject.now, relay)
+    assert (stream.live, stream.relayed, stream.relay, stream.publisher) == (True, True, relay, relay)
+    assert calls == [True]
+    assert stream.sessions == 1
+
+
+@linux
+def test_lanes_of_a_relayed_stream_are_the_relays_to_write(subject: Subject) -> None:
+    stream = subject.stream
+    relay = FakeRelay(stream)
+    stream.begin(relay, subject.now, relay)
+    lane = subject.lane()
+    assert relay.lanes == [lane] and lane.log.in_kernel
+    assert joiner(lane) is None
+    relay.write(video(1000, KEY), video(1040, INTER), head=[video(0, AVC_HEADER)], now=subject.now)
+    assert joiner(lane) == [(0, AVC_HEADER), (1000, KEY), (1040, INTER)]
+    assert (stream.time, stream.last_message) == (1040, subject.now)
+    # Nobody reads it: the relay is told before the log goes.
+    stream.drop_idle_lanes()
+    assert relay.closed == [lane] and not stream.lanes
+    assert subject.lane() is relay.lanes[1]
+    assert not subject.journal.errors
+    stream.end(subject.now)
+    stream.drop_idle_lanes()
+
+
+@linux
+def test_lanes_that_are_there_before_the_relay_go_on_with_it(subject: Subject) -> None:
+    subject.begin(video(0, AVC_HEADER), video(0, KEY))
+    stream = subject.stream
+    lane = subject.lane()
+    viewer = FakeViewer(lane)
+    subject.leave()
+    relay = FakeRelay(stream)
+    stream.begin(relay, subject.now, relay)
+    assert relay.lanes == [lane] and viewer.calls == [False, True]
+    assert joiner(lane) is None
+    generation = lane.generation
+    relay.write(video(500, KEY), head=[video(0, AVC_HEADER)], generation=1)
+    assert joiner(lane) == [(0, AVC_HEADER), (500, KEY)]
+    assert lane.generation == generation + 1
+    lane.viewers.clear()
+    stream.drop_idle_lanes()
+
+
+@linux
+@pytest.mark.parametrize("gap", [0.0, 2.0])
+def test_a_publisher_here_goes_on_where_the_relay_had_got(subject: Subject, gap: float) -> None:
+    stream = subject.stream
+    relay = FakeRelay(stream)
+    stream.begin(relay, subject.now, relay)
+    lane = subject.lane()
+    viewer = FakeViewer(lane)
+    relay.write(video(90_000, KEY), generation=3, now=subject.now)
+    subject.leave(gap)
+    generation = lane.generation
+    assert relay.ended == 1 and stream.relay is None and not stream.relayed
+    subject.begin(video(7, AVC_HEADER), video(7, KEY))
+    subject.round()
+    start = 90_000 + max(int(gap * 1000), MIN_GAP_MS)
+    assert joiner(lane) == [(start, AVC_HEADER), (start, KEY)]
+    assert viewer.calls == [False, True]
+    # By chance the head here has the number of that there, and is another one all the same.
+    assert stream._join_generation == 3 and lane.generation == generation + 1
+    assert relay.closed == []  # all of it is over, not one lane
+    subject.leave()
+    assert relay.ended == 1
+    lane.viewers.clear()
+    stream.drop_idle_lanes()
+
+
+@linux
+def test_a_stream_goes_from_relay_to_relay(subject: Subject) -> None:
+    stream = subject.stream
+    lane = None
+    for time in (1000, 2000, 500):
+        relay = FakeRelay(stream)
+        stream.begin(relay, subject.now, relay)
+        lane = subject.lane()
+        FakeViewer(lane)
+        relay.write(video(time, KEY), head=[video(0, AVC_HEADER)])
+        assert joiner(lane) == [(0, AVC_HEADER), (time, KEY)]
+        generation = lane.generation
+        stream.leave(subject.now)
+        assert relay.ended == 1 and joiner(lane) is None
+    assert lane is not None and generation == 3 and stream.sessions == 3
+    lane.viewers.clear()
+    stream.drop_idle_lanes()
+
+
+def test_the_tracks_of_a_relayed_stream_are_what_the_relay_says(subject: Subject) -> None:
+    stream = subject.stream
+    subject.begin(video(0, KEY), audio(0, AAC))
+    assert stream.tracks_known
+    subject.leave()
+    relay = FakeRelay(stream, None)
+    stream.begin(relay, subject.now, relay)
+    subject.now += 100
+    assert not stream.tracks_known and stream.tracks == (False, False)
+    relay.tracks = (True, False)
+    assert stream.tracks_known and stream.tracks == (True, False)
+    subject.leave()
+    subject.begin(video(0, KEY))
+    assert stream.tracks == (False, True)
+
+
+def test_the_end_of_a_relayed_stream_ends_the_relay_once(subject: Subject) -> None:
+    relay = FakeRelay(subject.stream)
+    subject.stream.begin(relay, subject.now, relay)
+    viewer = FakeViewer(subject.lane())
+    subject.stream.end(subject.now)
+    assert relay.ended == 1 and viewer.calls == ["end"]
+    subject.stream.lanes["rtmp"].viewers.clear()
+    subject.stream.drop_idle_lanes()
+    assert not subject.stream.lanes and relay.closed == []
+
+
+def test_a_relay_that_breaks_hurts_nobody(subject: Subject) -> None:
+    relay = FakeRelay(subject.stream)
+    relay.end = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    subject.stream.begin(relay, subject.now, relay)
+    subject.leave()
+    assert [error["callback"] for error in subject.journal.errors]
+    subject.begin(video(0, KEY))
+
+
+# Viewers in other processes
+
+
+def test_a_stream_watched_by_another_process_is_wanted(subject: Subject) -> None:
+    subject.begin()
+    assert not subject.stream.wanted
+    outlet = FakeOutlet(subject.stream)
+    assert subject.stream.wanted
+    del subject.stream.outlets[outlet]
+    assert not subject.stream.wanted
+
+
+@pytest.mark.parametrize("how", ["leave", "end"])
+def test_outlets_are_told_of_the_end_when_the_rest_is_in_the_log(subject: Subject, how: str) -> None:
+    subject.begin(video(0, KEY))
+    lane = subject.lane()
+    lane.pins += 1
+    outlets = [FakeOutlet(subject.stream, lane), FakeOutlet(subject.stream)]
+    subject.push(video(40, INTER))  # no round comes before the end
+    if how == "leave":
+        subject.leave()
+    else:
+        subject.stream.end(subject.now)
+    assert outlets[0].rest == [(0, KEY), (40, INTER)]
+    assert outlets[1].rest == []
+    assert not subject.stream.outlets
+    if how == "leave":
+        subject.stream.end(subject.now)  # they are told once
+
+
+def test_an_outlet_that_breaks_hurts_nobody(subject: Subject) -> None:
+    subject.begin()
+    broken = FakeOutlet(subject.stream)
+    broken.gone = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    other = FakeOutlet(subject.stream)
+    subject.leave()
+    assert other.rest == [] and len(subject.journal.errors) == 1
+
+
+def test_a_lane_pinned_by_another_process_is_kept(subject: Subject) -> None:
+    subject.begin(video(0, KEY))
+    lane = subject.lane()
+    lane.pins += 1
+    subject.stream.drop_idle_lanes()
+    assert subject.lane() is lane
+    subject.push(video(40, INTER))
+    subject.round()
+    assert whole(lane) == [(0, KEY), (40, INTER)]
+    lane.pins -= 1
+    subject.stream.drop_idle_lanes()
+    assert not subject.stream.lanes and lane.log.segments == 0

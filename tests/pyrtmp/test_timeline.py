@@ -124,3 +124,62 @@ def test_publisher_after_publisher_is_monotonic(sessions: list[tuple[int, list[i
             time = timeline.frame(raw % WRAP)
             assert time >= seen
             seen = time
+
+
+# A stream that another process writes for a while
+
+
+def test_it_goes_on_from_where_another_process_had_got() -> None:
+    timeline = Timeline()
+    timeline.follow(10_000)
+    timeline.follow(10_040)
+    assert (timeline.time, timeline.reached) == (10_040, 10_040)
+    timeline.restart(500)
+    assert feed(timeline, 0, 40) == [10_540, 10_580]
+
+
+def test_it_follows_back_as_well_but_goes_on_from_the_last_place() -> None:
+    timeline = Timeline()
+    feed(timeline, 5000)
+    timeline.restart(0)
+    timeline.follow(3000)
+    timeline.restart(0)
+    assert feed(timeline, 77) == [3000 + MIN_GAP_MS]
+
+
+def test_how_far_it_has_got_is_the_track_that_is_ahead() -> None:
+    timeline = Timeline()
+    assert timeline.reached == 0
+    feed(timeline, 1000, 1400, 1040)
+    assert (timeline.time, timeline.reached) == (1040, 1400)
+    feed(timeline, 1300)
+    assert timeline.reached == 1400
+    feed(timeline, 1500)
+    assert timeline.reached == 1500
+    # A jump is not order: there is no way back from it.
+    feed(timeline, 100)
+    assert timeline.reached == 100
+
+
+@given(
+    before=st.lists(st.integers(0, 3000), min_size=1), gap=st.integers(0, 5000), start=raws,
+    after=st.lists(st.integers(0, 3000)),
+)
+def test_who_goes_on_elsewhere_never_reaches_back(before: list[int], gap: int, start: int, after: list[int]) -> None:
+    """As when a publisher moves: the one process says how far it has got, the other follows and begins."""
+    old, new = Timeline(), Timeline()
+    raw = 0
+    seen = [old.frame(0)]
+    for step in before:
+        # Two tracks, one up to a second ahead of the other.
+        raw += step
+        seen += [old.frame(raw + STEP_BACK_MS - 1), old.frame(raw)]
+    new.follow(old.reached)
+    new.restart(gap)
+    raw = start
+    first = new.frame(raw)
+    assert first == old.reached + max(gap, MIN_GAP_MS)
+    assert first > max(seen[-2:])
+    for step in after:
+        raw = (raw + step) % WRAP
+        assert new.frame(raw) >= first

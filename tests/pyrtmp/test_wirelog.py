@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyrtmp.wirelog import MemfdStorage, PlainStorage, Segment, Storage, WireLog, default_storage
+from pyrtmp.wirelog import AdoptedStorage, MemfdStorage, PlainStorage, Segment, Storage, WireLog, default_storage
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memfd needs Linux")
 STORAGES = [pytest.param(MemfdStorage, marks=linux, id="memfd"), pytest.param(PlainStorage, id="plain")]
@@ -523,3 +523,226 @@ def test_readers_get_what_was_published(
         reader.leave()
     if storage is MemfdStorage:
         assert descriptors() == before
+
+
+# Logs that another process writes
+
+
+def memory(data: bytes) -> int:
+    """A descriptor of shared memory, as another process would send it."""
+    fd = os.memfd_create("test", os.MFD_CLOEXEC)
+    os.write(fd, data)
+    return fd
+
+
+def following(segment: int = 10, most: int = 100, seconds: float = 100.0) -> WireLog:
+    return WireLog(segment_bytes=segment, max_bytes=most, max_seconds=seconds, storage=PlainStorage, follows=True)
+
+
+@linux
+def test_adopted_memory_is_read_and_never_written(same_descriptors: None) -> None:
+    kept = AdoptedStorage(memory(b"abcdef"))
+    assert kept.read(2, 3) == b"cde"
+    with pytest.raises(OSError) as caught:
+        kept.write([b"x"])
+    assert caught.value.errno == errno.EROFS
+    assert kept.read(0, 10) == b"abcdef"
+    kept.close()
+    kept.close()
+    assert kept.fd == -1
+
+
+def test_segments_are_numbered_from_1_and_those_who_wait_have_0() -> None:
+    log = new_log(segment=10, most=1000)
+    first = enter(log.tail)
+    for _ in range(3):
+        put(log, b"0123456789")
+    numbers = []
+    segment: Segment | None = first
+    while segment is not None:
+        numbers.append(segment.number)
+        segment = segment.next
+    assert numbers == [1, 2, 3]
+    assert following().tail.number == 0
+
+
+def test_in_kernel_is_what_sendfile_can_send_whatever_the_tail_is_now() -> None:
+    assert not new_log(PlainStorage).in_kernel
+    log = following()
+    assert log.in_kernel and log.tail.fd == -1
+    if sys.platform == "linux":
+        own = new_log(MemfdStorage)
+        assert own.in_kernel
+        own.restart()
+        assert own.in_kernel and own.tail.fd == -1
+        own.close()
+
+
+@linux
+def test_a_followed_log_is_read_as_far_as_it_was_told(same_descriptors: None) -> None:
+    log = following()
+    assert (log.segments, log.bytes, log.join) == (1, 0, None)
+    first = enter(log.adopt(memory(b"0123456789abc"), 1000))
+    assert (first.begun, first.number, log.tail is first) == (1000, 1, True)
+    assert everything(first) == b""
+    log.extend(10)
+    log.extend(10)
+    assert everything(first) == b"0123456789" and log.bytes == 10
+    log.join_at(first, 4)
+    assert everything(log.join, log.join_offset) == b"456789"
+    second = log.adopt(memory(b"xyz"), 1040)
+    log.extend(2)
+    assert everything(first) == b"0123456789xy"
+    assert (log.bytes, log.segments, second.number) == (12, 2, 2)
+    first.leave()
+    log.close()
+    assert first.fd == second.fd == -1
+
+
+@linux
+def test_a_followed_log_has_the_bounds_of_any_other(same_descriptors: None) -> None:
+    log = following(most=25, seconds=1.0)
+    first = enter(log.adopt(memory(b"0123456789"), 0))
+    log.extend(10)
+    log.join_at(first, 0)
+    second = log.adopt(memory(b"0123456789"), 900)
+    log.extend(10)
+    assert not first.evicted  # young, read, and the join point
+    third = log.adopt(memory(b"0123456789"), 1800)
+    log.extend(10)
+    assert not first.evicted and log.join is first  # 20 bytes so far
+    log.adopt(memory(b""), 1900)
+    assert first.evicted and log.join is None
+    assert (second.evicted, third.evicted) == (True, True)  # nobody reads them
+    assert first.read(0, 10) == b"0123456789"  # in the middle of a record
+    first.leave()
+    assert first.fd == -1
+    log.close()
+
+
+@linux
+def test_joiners_do_not_begin_in_what_was_evicted(same_descriptors: None) -> None:
+    log = following()
+    first = log.adopt(memory(b"0123456789"), 0)
+    log.extend(10)
+    log.adopt(memory(b""), 40)
+    assert first.evicted
+    log.join_at(first, 0)
+    assert log.join is None
+    log.join_at(log.tail, 0)
+    assert log.join is log.tail
+    log.join_at(None, 0)
+    assert log.join is None
+    log.close()
+
+
+@linux
+def test_after_a_restart_readers_finish_their_record_and_joiners_wait(same_descriptors: None) -> None:
+    log = following()
+    first = enter(log.adopt(memory(b"0123456789"), 0))
+    log.extend(10)
+    log.join_at(first, 0)
+    log.restart()
+    assert first.evicted and first.next is None and first.read(5, 5) == b"56789"
+    assert (log.join, log.bytes, log.segments, log.tail.fd) == (None, 0, 1, -1)
+    second = log.adopt(memory(b"abc"), 0)
+    log.extend(3)
+    log.join_at(second, 0)
+    assert everything(log.join, 0) == b"abc"
+    first.leave()
+    assert first.fd == -1
+    log.restart()
+    log.restart()
+    assert log.segments == 1 and second.fd == -1
+    log.close()
+
+
+@either
+def test_a_log_changes_hands_both_ways(storage: Callable[[], Storage], same_descriptors: None) -> None:
+    if sys.platform != "linux":
+        pytest.skip("shared memory is Linux")
+    log = new_log(storage, segment=10, most=1000)
+    put(log, b"own")
+    mine = enter(log.tail)
+    log.restart()
+    theirs = enter(log.adopt(memory(b"theirs"), 0))
+    log.extend(6)
+    assert mine.evicted and everything(mine) == b"own"
+    log.restart()
+    # What is written now is not put into memory of the other process.
+    log.mark_join()
+    put(log, b"own again", 40)
+    assert log.tail is not theirs and log.tail.size == 9 and log.join is log.tail
+    assert everything(log.join, log.join_offset) == b"own again"
+    assert everything(theirs) == b"theirs"
+    put(log, b".")
+    assert log.segments == 1
+    mine.leave()
+    theirs.leave()
+    log.close()
+
+
+def test_a_log_that_was_followed_needs_a_segment_of_its_own_to_go_on() -> None:
+    storage = NoMoreDescriptors()
+    log = new_log(storage, segment=10, most=100)
+    put(log, b"own")
+    log.restart()
+    storage.refusing = True
+    for _ in range(2):
+        log.mark_join()
+        with pytest.raises(OSError):
+            put(log, b"x")
+    assert log.bytes == 0
+    storage.refusing = False
+    log.mark_join()
+    put(log, b"x")
+    assert everything(log.join, log.join_offset) == b"x"
+
+
+@linux
+@settings(max_examples=60)
+@given(data=st.data(), most=st.integers(30, 200), segment=st.integers(1, 60))
+def test_who_follows_reads_what_is_written(data: st.DataObject, most: int, segment: int) -> None:
+    """A writer, and a log that follows it with every segment and every end, as ``cluster.workers.relay`` does."""
+    before = descriptors()
+    chance = data.draw(st.randoms(use_true_random=False))
+    assert isinstance(chance, random.Random)
+    writer = new_log(MemfdStorage, segment=segment, most=most, seconds=0.5)
+    reader = new_log(PlainStorage, segment=segment, most=most, seconds=0.5)
+    reader.restart()
+    seen = enter(writer.tail)
+    known = {seen.number: reader.adopt(os.dup(seen.fd), 0)}
+    model = Model(reader)
+    published = b""
+    joined = time = 0
+    for step in range(data.draw(st.integers(0, 60))):
+        record = bytes([step]) * chance.randrange(1, 40)
+        if chance.random() < 0.3:
+            writer.mark_join()
+            joined = len(published)
+        time += chance.choice([0, 40, 40, 700])
+        put(writer, record, time)
+        published += record
+        if chance.random() < 0.5:
+            continue
+        if seen.evicted:
+            break  # the writer's bounds; that is another test's matter
+        while True:
+            reader.extend(seen.size)
+            if seen.next is None:
+                break
+            before_it, seen = seen, enter(seen.next)
+            before_it.leave()
+            known[seen.number] = reader.adopt(os.dup(seen.fd), seen.begun)
+        join = writer.join
+        reader.join_at(None if join is None else known.get(join.number), writer.join_offset)
+        if reader.join is not None:
+            assert everything(reader.join, reader.join_offset) == published[joined:]
+            if chance.random() < 0.3:
+                model.join(joined)
+        model.read(published)
+    model.leave()
+    seen.leave()
+    reader.close()
+    writer.close()
+    assert descriptors() == before

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
+from typing import Any
 
 import pytest
 
-from pyrtmp import Hooks, RefusedError, Request, StreamKey, StreamSettings, Timeouts, control
+from pyrtmp import Hooks, RefusedError, Request, Server, StreamKey, StreamSettings, Timeouts, control
+from pyrtmp.aio.publishing import yields
+from pyrtmp.stream import Stream
 from tests.pyrtmp.aio.net import Net, Peer, eventually, frame, journal
 
 BAD_NAME = "NetStream.Publish.BadName"
@@ -244,3 +247,214 @@ async def test_what_is_pipelined_behind_a_slow_hook_is_bounded(net: Net) -> None
                 await peer.write(frame(n, 100_000))
     (client,) = server.clients.values()
     assert client.bytes_in < 1_000_000
+
+
+# Where other processes take publishers too
+
+
+class FakeClaims:
+    """Grants what it is told to; remembers what was claimed and released."""
+
+    def __init__(self, seen: tuple[int, float] | None = None) -> None:
+        self.seen = seen
+        self.granted = asyncio.Event()
+        self.granted.set()
+        self.refusal: RefusedError | None = None
+        self.claimed: list[StreamKey] = []
+        self.cancelled = 0
+        self.released: list[tuple[StreamKey, int]] = []
+
+    async def claim(self, key: StreamKey) -> tuple[int, float] | None:
+        self.claimed.append(key)
+        try:
+            await self.granted.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.refusal is not None:
+            raise self.refusal
+        return self.seen
+
+    def release(self, key: StreamKey, time: int) -> None:
+        self.released.append((key, time))
+
+
+CAM = StreamKey("live", "cam")
+
+
+async def claiming(net: Net, seen: tuple[int, float] | None = None, **options: Any) -> tuple[Server, FakeClaims]:
+    server = await net.server(**options)
+    claims = server.claims = FakeClaims(seen)
+    return server, claims
+
+
+async def ask_to_publish(net: Net, server: Server) -> Peer:
+    """Does not wait for the answer, and sends a picture behind the question."""
+    peer = await net.peer(server)
+    await peer.connect()
+    await peer.command("createStream", transaction=2)
+    await peer.command("publish", "cam", "live", msid=1)
+    await peer.write(frame(7, key=True))
+    return peer
+
+
+def challenges(client: Any) -> bool:
+    """Whether the connection waits for somebody to let go of a stream."""
+    return client.publishing._task is not None
+
+
+async def test_a_publisher_begins_when_its_claim_is_granted_and_nothing_it_sent_is_lost(net: Net) -> None:
+    server, claims = await claiming(net)
+    claims.granted.clear()
+    player = await net.peer(server)
+    await player.play()
+    publisher = await ask_to_publish(net, server)
+    await eventually(lambda: claims.claimed == [CAM])
+    assert not server.hub.live()
+    claims.granted.set()
+    await publisher.until_code("NetStream.Publish.Start")
+    await player.until(lambda: player.numbers() == [7])
+    assert not claims.released
+
+
+async def test_a_publisher_goes_on_where_another_process_had_got(net: Net) -> None:
+    server, _ = await claiming(net, (500_000, monotonic()))
+    player = await net.peer(server)
+    await player.play()
+    await ask_to_publish(net, server)
+    await player.until(player.numbers)
+    assert 500_000 < player.media()[-1].timestamp < 510_000
+
+
+@pytest.mark.parametrize("end", ["unpublish", "reset", "kick", "operator"])
+async def test_a_claim_is_released_once_with_the_time_reached(net: Net, end: str) -> None:
+    server, claims = await claiming(net)
+    publisher = await net.publisher(server)
+    player = await net.player(server)
+    await publisher.write(frame(5, key=True), frame(6))
+    await player.until(lambda: player.numbers() == [5, 6])
+    (stream,) = server.hub.live()
+    if end == "unpublish":
+        await publisher.command("deleteStream", 1.0)
+    elif end == "reset":
+        publisher.reset()
+    elif end == "kick":
+        next(client for client in server.clients.values() if client.role == "publish").kick()
+    else:
+        server.hub.end(stream, monotonic())
+    await eventually(lambda: claims.released)
+    publisher.sock.close()
+    await eventually(lambda: all(client.role != "publish" for client in server.clients.values()))
+    assert claims.claimed == [CAM] and claims.released == [(CAM, 240)]
+
+
+async def test_a_claim_that_is_denied_refuses_the_publisher(net: Net) -> None:
+    server, claims = await claiming(net)
+    claims.refusal = RefusedError(BAD_NAME, "somebody else has it")
+    peer = await net.peer(server)
+    with pytest.raises(AssertionError, match="BadName"):
+        await peer.publish()
+    assert server.counters.refused["publish"] == 1
+    assert claims.released == [] and not len(server.hub)
+
+
+async def test_a_publisher_that_leaves_before_the_answer_claims_nothing(net: Net) -> None:
+    server, claims = await claiming(net)
+    claims.granted.clear()
+    peer = await ask_to_publish(net, server)
+    await eventually(lambda: claims.claimed)
+    peer.reset()
+    # Its socket is not read while it waits; a deadline or a kick finds it.
+    for client in list(server.clients.values()):
+        client.kick()
+    await eventually(lambda: claims.cancelled == 1)
+    claims.granted.set()
+    await eventually(lambda: not server.clients)
+    assert claims.released == [] and not len(server.hub)
+
+
+async def test_a_silent_publisher_here_is_displaced_before_its_successor_claims(net: Net) -> None:
+    server, claims = await claiming(net, stream=StreamSettings(takeover_seconds=0.2))
+    first = await net.publisher(server)
+    await first.write(frame(3, key=True))
+    second = await net.publisher(server)
+    assert claims.claimed == [CAM, CAM]
+    assert [key for key, _ in claims.released] == [CAM]
+    assert server.counters.takeovers == 1
+    await second.write(frame(4, key=True))
+    await first.until_closed()
+    assert len(claims.released) == 1
+
+
+async def test_a_live_publisher_here_keeps_its_stream_and_nothing_is_claimed(net: Net) -> None:
+    server, claims = await claiming(net)
+    first = await net.publisher(server)
+    second = await ask_to_publish(net, server)
+    await eventually(lambda: any(challenges(client) for client in server.clients.values()))
+    await first.write(frame(0, key=True))
+    await second.until_code(BAD_NAME)
+    assert claims.claimed == [CAM] and claims.released == []
+
+
+async def test_of_two_that_are_granted_the_same_stream_one_begins(net: Net) -> None:
+    """Another process decides between processes; within one it is the hub's matter."""
+    server, claims = await claiming(net)
+    claims.granted.clear()
+    peers = [await ask_to_publish(net, server) for _ in range(2)]
+    await eventually(lambda: len(claims.claimed) == 2)
+    claims.granted.set()
+    await eventually(lambda: len(server.hub.live()) == 1)
+    for peer in peers:
+        await peer.until(lambda peer=peer: peer.codes()[1:])
+    assert sorted(peer.codes()[1] for peer in peers) == [BAD_NAME, "NetStream.Publish.Start"]
+    assert claims.released == []
+
+
+class FakePublisher:
+    id = "x"
+
+    def __init__(self) -> None:
+        self.displacements: list[str] = []
+
+    def displaced(self, stream: Stream, code: str, description: str) -> None:
+        self.displacements.append(code)
+
+
+async def test_yields_says_whether_the_publisher_lets_go(net: Net) -> None:
+    server = await net.server(stream=StreamSettings(takeover_seconds=0.25))
+    hub = server.hub
+
+    # Silent: it loses the stream.
+    silent = FakePublisher()
+    stream = hub.publish(CAM, silent, monotonic())
+    asked = asyncio.gather(*(yields(stream, hub, server.counters) for _ in range(3)))
+    assert await asked == [True] * 3
+    assert silent.displacements == [BAD_NAME] and server.counters.takeovers == 1
+
+    # It sends: refused, as soon as that is seen.
+    alive = FakePublisher()
+    stream = hub.publish(CAM, alive, monotonic())
+    challenge = asyncio.ensure_future(yields(stream, hub, server.counters))
+    await asyncio.sleep(0)
+    stream.last_message = monotonic()
+    assert await challenge is False and stream.publisher is alive
+
+    # It leaves meanwhile: free.  Another one is there by then: not free.
+    stream.outlets[_Nobody()] = None
+    challenge = asyncio.ensure_future(yields(stream, hub, server.counters))
+    await asyncio.sleep(0)
+    hub.unpublish(stream, alive, monotonic())
+    assert await challenge is True
+    stream = hub.publish(CAM, alive, monotonic())
+    challenge = asyncio.ensure_future(yields(stream, hub, server.counters))
+    await asyncio.sleep(0)
+    hub.unpublish(stream, alive, monotonic())
+    other = hub.publish(CAM, FakePublisher(), monotonic())
+    assert await challenge is (other is not stream)
+    assert await yields(hub.open(StreamKey("live", "other"), 0.0), hub, server.counters) is True
+
+
+class _Nobody:
+    def serve(self) -> None: ...
+
+    def gone(self) -> None: ...

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyrtmp import EgressSettings
 from pyrtmp.aio.rounds import Rounds
@@ -32,6 +34,29 @@ def test_one_long_round_does_not_make_the_next_ones_late() -> None:
         rounds.charge(0.002)
     rounds.charge(0.5)
     assert rounds.delay < 0.03
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=50),
+    st.integers(0, 20), st.integers(20, 100), st.integers(100, 1000),
+)  # fmt: skip
+def test_reading_makes_rounds_no_rarer_than_the_soft_delay(
+    rounds_taken: list[tuple[float, float]], least: int, soft: int, most: int
+) -> None:
+    settings = EgressSettings(min_delay_ms=least, soft_delay_ms=soft, max_delay_ms=most)
+    without, rounds = Rounds(settings, Counters()), Rounds(settings, Counters())
+    for cost, reading in rounds_taken:
+        without.charge(cost)
+        rounds.charge(cost, reading)
+        assert least / 1000 <= rounds.delay <= most / 1000
+        assert without.delay <= rounds.delay <= max(without.delay, soft / 1000)
+
+
+def test_reading_alone_makes_rounds_rarer() -> None:
+    rounds = Rounds(EgressSettings(share=0.1, soft_delay_ms=50), Counters())
+    for _ in range(100):
+        rounds.charge(0.0, 0.002)
+    assert rounds.delay == pytest.approx(0.02, rel=0.01)
 
 
 def test_settings_can_change() -> None:

@@ -16,8 +16,8 @@ from typing import cast
 
 import pytest
 
-from pyrtmp import Client, Server, Timeouts
-from tests.pyrtmp.aio.net import HELLO, Net, eventually, frame, journal
+from pyrtmp import Client, EgressSettings, Limits, Server, StreamSettings, Timeouts
+from tests.pyrtmp.aio.net import HELLO, Journal, Net, eventually, frame, journal
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +242,66 @@ async def connected_again(net: Net, server: Server) -> None:
             net.peers.remove(peer)
             peer.sock.close()
     raise AssertionError("nobody was let in")
+
+
+# Where another process listens
+
+
+async def test_open_is_enough_to_serve_sockets_from_elsewhere(net: Net) -> None:
+    """Deadlines are looked at though nothing here listens."""
+    other = await net.server()
+    server = Server(timeouts=Timeouts(handshake=0.2), tick=0.02, journal=Journal())
+    net.servers.append(server)
+    server.open()
+    server.open()
+    assert server.addresses == []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        there = cast(Server, SimpleNamespace(addresses=[listening.getsockname()]))
+        publisher, silent = await net.peer(there), await net.peer(there)
+        for address in ("192.0.2.7", "192.0.2.8"):
+            sock, _ = listening.accept()
+            sock.setblocking(False)
+            server.accept(sock, address, None)
+    await publisher.publish()
+    await silent.until_closed()
+    assert server.counters.refused == {"handshake_timeout": 1}
+    (client,) = server.clients.values()
+    assert (client.address, client.role) == ("192.0.2.7", "publish")
+    assert not len(other.hub)
+
+
+async def test_other_settings_count_for_what_comes_and_timeouts_for_all(net: Net) -> None:
+    server = await net.server()
+    publisher, player = await net.watched(server)
+    silent = await net.peer(server)
+    await eventually(lambda: len(server.clients) == 3)
+    before = server.hub.live()[0]
+    server.configure(
+        stream=StreamSettings(max_waiting=1), egress=EgressSettings(min_delay_ms=30), limits=Limits(max_name_bytes=20),
+        timeouts=Timeouts(handshake=0.05), max_connections=4, max_connections_per_address=0,
+    )
+    await silent.until_closed()
+    assert server.counters.refused["handshake_timeout"] == 1
+    assert server.rounds.delay >= 0.03
+    # Those who were here go on.
+    await publisher.write(frame(1))
+    await player.until(lambda: player.numbers() == [0, 1])
+    assert server.hub.live() == [before]
+    waiting = await net.peer(server)
+    await waiting.play("a")
+    await eventually(lambda: len(server.hub) == 2)
+    late = await net.peer(server)
+    await late.play("b")
+    await late.until_code("NetStream.Play.StreamNotFound")
+    await (await net.peer(server)).until_closed()
+    assert server.counters.refused["connections"] == 1
+    late.reset()
+    await eventually(lambda: len(server.clients) == 3)
+    long = await net.peer(server)
+    await long.connect()
+    await long.command("createStream", transaction=2)
+    await long.command("play", "x" * 21, -2.0, msid=1)
+    await long.until(lambda: len(long.codes()) > 1 or long.closed)
+    assert long.codes()[-1] != "NetStream.Play.Start"
+    # The stream that began before has the settings it began with.
+    assert before._settings.max_waiting == StreamSettings().max_waiting
