@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import fanout, ingest, latency, smoke, soak
+from benchmarks import fanout, hls, ingest, latency, smoke, soak, workers
 from benchmarks.peers import PeerError, Servers
 
 RESULTS = Path(__file__).parent / "results"
@@ -17,6 +17,8 @@ BENCHMARKS = {
     "fanout": (fanout, "pyrtmp,nginx"),
     "ingest": (ingest, "pyrtmp,nginx"),
     "latency": (latency, "pyrtmp,nginx"),
+    "hls": (hls, "pyrtmp,nginx"),
+    "workers": (workers, "pyrtmp"),
     "soak": (soak, "pyrtmp"),
     "smoke": (smoke, smoke.default_peers()),
 }

@@ -51,6 +51,10 @@ class Peer(ABC):
     def flv_url(self, stream: str) -> str | None:
         return f"http://127.0.0.1:{self.http_port}/live/{stream}.flv" if self.has_flv else None
 
+    def hls_url(self, stream: str) -> str:
+        """The playlist."""
+        return f"http://127.0.0.1:{self.http_port}/live/{stream}.m3u8"
+
     def url(self, protocol: str, stream: str) -> str:
         """The URL for ``rtmp`` or ``flv`` viewers."""
         url = self.rtmp_url(stream) if protocol == "rtmp" else self.flv_url(stream)
@@ -142,13 +146,34 @@ class PyRtmp(Peer):
 
 
 class NginxRtmp(Peer):
-    """Debian's libnginx-mod-rtmp with its defaults and one worker."""
+    """Debian's libnginx-mod-rtmp with its defaults and one worker; ``hls`` has it write files, and nginx serve them."""
 
     name = "nginx"
     has_flv = False
 
+    def __init__(self, *, hls: bool = False) -> None:
+        super().__init__()
+        self._hls = hls
+
     def command(self, directory: Path) -> Sequence[str]:
         config = directory / "nginx.conf"
+        hls = http = ""
+        if self._hls:
+            # As its manual has it, with the files where a worker that root starts as nobody can write.
+            directory.chmod(0o755)
+            files = directory / "live"
+            files.mkdir()
+            files.chmod(0o777)
+            hls = f"hls on; hls_path {files}; hls_fragment 2s; hls_playlist_length 12s;"
+            http = f"""
+                http {{
+                    access_log off;
+                    sendfile on;
+                    tcp_nopush on;
+                    types {{ application/vnd.apple.mpegurl m3u8; video/mp2t ts; }}
+                    server {{ listen 127.0.0.1:{self.http_port}; root {directory}; }}
+                }}
+            """
         config.write_text(f"""
             load_module {NGINX_RTMP_MODULE};
             worker_processes 1;
@@ -161,9 +186,10 @@ class NginxRtmp(Peer):
                 access_log off;
                 server {{
                     listen 127.0.0.1:{self.rtmp_port};
-                    application live {{ live on; }}
+                    application live {{ live on; {hls} }}
                 }}
             }}
+            {http}
         """)
         if not self.is_installed():
             raise PeerError("nginx-rtmp is not installed: apt-get install nginx libnginx-mod-rtmp")
@@ -212,16 +238,24 @@ class NodeMediaServer(Peer):
 
 
 class Srs(Peer):
-    """SRS from a binary built by whoever measures; its defaults, with HTTP-FLV switched on."""
+    """SRS from a binary built by whoever measures; its defaults, with HTTP-FLV switched on, and HLS if asked for.
+
+    HLS comes without ``hls_ctx``: then SRS keeps no session per player and sends its files as they are, which is
+    cheaper for it.
+    """
 
     name = "srs"
 
-    def __init__(self, executable: Path) -> None:
+    def __init__(self, executable: Path, *, hls: bool = False) -> None:
         super().__init__()
         self._executable = executable.resolve()
+        self._hls = hls
 
     def command(self, directory: Path) -> Sequence[str]:
         config = directory / "srs.conf"
+        hls = ""
+        if self._hls:
+            hls = f"hls {{ enabled on; hls_path {directory}; hls_fragment 2; hls_window 12; hls_ctx off; }}"
         config.write_text(f"""
             listen              127.0.0.1:{self.rtmp_port};
             max_connections     4000;
@@ -239,6 +273,7 @@ class Srs(Peer):
                     enabled     on;
                     mount       [vhost]/[app]/[stream].flv;
                 }}
+                {hls}
             }}
         """)
         return [str(self._executable), "-c", str(config)]
@@ -253,18 +288,21 @@ class Servers:
     pyrtmp: Path | None = None
     settings: Mapping[str, str] | None = None
 
-    def start(self, name: str, settings: Mapping[str, str] | None = None) -> Peer:
-        """A server, not yet entered; ``settings`` are for this server only, those of the command line win."""
+    def start(self, name: str, settings: Mapping[str, str] | None = None, *, hls: bool = False) -> Peer:
+        """A server, not yet entered; ``settings`` are for this server only, those of the command line win.
+
+        With ``hls`` it also packages HLS, which this server does by itself while somebody asks.
+        """
         match name:
             case "pyrtmp":
                 return PyRtmp({**(settings or {}), **(self.settings or {})}, self.pyrtmp)
             case "nginx":
-                return NginxRtmp()
-            case "nms":
+                return NginxRtmp(hls=hls)
+            case "nms" if not hls:
                 return NodeMediaServer()
             case "srs" if self.srs is not None:
-                return Srs(self.srs)
-        raise PeerError(f"cannot start {name!r}: know pyrtmp, nginx, nms, and srs with --srs /path/to/srs")
+                return Srs(self.srs, hls=hls)
+        raise PeerError(f"cannot start {name!r}: know pyrtmp, nginx, nms (no HLS), and srs with --srs /path/to/srs")
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The HTTP API for operators: health, metrics, streams, clients.
+"""The HTTP API for operators: health, metrics, streams, clients, workers; reload and restart.
 
 Field names follow the HTTP API of SRS where it has them (``recv_30s``, ``live_ms``); what SRS does not have is added.
 Every answer but the metrics is JSON, errors too: ``{"code": 404, "error": "...", "server": ...}``; ``code`` is 0 when
@@ -12,17 +12,19 @@ import hmac
 import ipaddress
 import json
 import os
-import resource
 import time
+from collections.abc import Iterable
 from http import HTTPStatus
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from cluster.facts import ClientFacts, Facts, StreamFacts, viewers_by_protocol
+from cluster.facts import ALONE, PROTOCOLS, ClientFacts, StreamFacts
+from cluster.fleet import Fleet
 from cluster.metrics import CONTENT_TYPE, Metrics
+from cluster.reports import Numbers, merge, resident_bytes
 from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.stream import State
 
@@ -47,28 +49,12 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosni
 _CODEC_NAMES: Final = {"h264": "H264", "hevc": "HEVC", "aac": "AAC", "mp3": "MP3", "opus": "Opus", "av1": "AV1"}
 
 
-class Operations(Protocol):
-    """What the API may do; ``cluster.node.Node`` does it."""
-
-    def ready(self) -> bool:
-        """Whether new clients are welcome."""
-
-    def kick_client(self, id: str) -> bool:
-        """Close a client's connection; whether there was one."""
-
-    def end_stream(self, app: str, name: str) -> bool:
-        """End a stream and let its publisher and viewers go; whether there was one."""
-
-
 class Api:
     """The API of one node.  ``token`` "" lets everybody in who can connect."""
 
-    def __init__(
-        self, operations: Operations, facts: Facts, metrics: Metrics, *, node: str, version: str, token: str = ""
-    ) -> None:
-        self._operations = operations
-        self._facts = facts
-        self._metrics = metrics
+    def __init__(self, fleet: Fleet, *, node: str, version: str, token: str = "") -> None:
+        self._fleet = fleet
+        self._metrics = Metrics(version=version, node=node)
         self._version = version
         self._token = token.encode()
         self._common = {"server": node, "service": f"pyrtmp-{os.getpid()}", "pid": str(os.getpid())}
@@ -90,6 +76,9 @@ class Api:
                 web.get("/api/v1/clients/", self._get_clients),
                 web.get("/api/v1/clients/{id}", self._get_client),
                 web.delete("/api/v1/clients/{id}", self._delete_client),
+                web.get("/api/v1/workers", self._get_workers),
+                web.post("/api/v1/reload", self._post_reload),
+                web.post("/api/v1/restart", self._post_restart),
             ]
         )
         self._runner = web.AppRunner(
@@ -115,6 +104,10 @@ class Api:
         if self._listener is not None:
             self._listener.close()
         await self._runner.cleanup()
+
+    def configure(self, *, token: str) -> None:
+        """Ask for another token from the next request on; "" asks for none."""
+        self._token = token.encode()
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._runner.server
@@ -151,6 +144,11 @@ class Api:
         elif not _is_local_name(request.host):
             # A web page elsewhere may give this machine a name of its own (DNS rebinding) and have a browser ask.
             raise web.HTTPForbidden(text="without api.token the API is asked by address or as localhost, not by name")
+        if request.method == "POST" and request.content_type != "application/json":
+            # Any web page may have a browser on this machine post a form here, but for JSON, as for DELETE, the browser
+            # first asks with OPTIONS whether the page may; nothing here says yes.
+            if request.match_info.http_exception is None:
+                raise web.HTTPUnsupportedMediaType(text='this needs the header "Content-Type: application/json"')
         return await handler(request)
 
     def _json(
@@ -169,12 +167,13 @@ class Api:
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        if self._operations.ready():
+        if self._fleet.ready():
             return web.Response(text="ready\n")
         return web.Response(text="draining\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.page(), headers={"Content-Type": CONTENT_TYPE})
+        page = self._metrics.page(await self._fleet.numbers(), ready=self._fleet.ready())
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
 
     # About the node
 
@@ -184,55 +183,75 @@ class Api:
         return self._json({"data": {**fields, "version": self._version}})
 
     async def _get_summaries(self, request: web.Request) -> web.Response:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        streams = self._facts.streams()
-        clients = self._facts.clients()
+        parts = await self._fleet.numbers()
+        numbers = merge(parts)
+        streams = numbers.streams
+        others = [each for each in parts if each.pid != os.getpid()]
         return self._json({
             "data": {
                 "ok": True,
                 "now_ms": int(time.time() * 1000),
-                "ready": self._operations.ready(),
+                "ready": self._fleet.ready(),
+                # All processes of the node together
                 "self": {
                     "version": self._version,
                     "pid": os.getpid(),
                     "ppid": os.getppid(),
                     "uptime": round(monotonic() - self._started, 1),
-                    "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
-                    "mem_kbyte": _resident_kbyte(),
+                    "cpu_seconds": round(time.process_time() + sum(each.cpu_seconds for each in others), 2),
+                    "mem_kbyte": (resident_bytes() + sum(each.now.resident_bytes for each in others)) // 1024,
                 },
                 "streams": {
-                    "total": len(streams),
-                    "live": sum(stream.state == State.LIVE.value for stream in streams),
-                    "waiting_viewers": sum(stream.waiting for stream in streams),
+                    "total": sum(streams.values()),
+                    "live": streams[State.LIVE.value],
+                    "waiting_viewers": numbers.now.waiting,
                 },
                 "clients": {
-                    "total": len(clients),
-                    "publishers": sum(client.role == "publish" for client in clients),
-                    "viewers": viewers_by_protocol(streams),
+                    "total": numbers.connections,
+                    "publishers": numbers.publishers,
+                    "viewers": dict.fromkeys(PROTOCOLS, 0) | numbers.viewers,
                 },
-                "kbps": {
-                    "recv_30s": round(sum(stream.kbps_in_30s for stream in streams)),
-                    "send_30s": round(sum(stream.kbps_out_30s for stream in streams)),
-                },
+                "kbps": {"recv_30s": round(numbers.now.kbps_in), "send_30s": round(numbers.now.kbps_out)},
+                "workers": _workers(parts),
             }
         })  # fmt: skip
+
+    async def _get_workers(self, request: web.Request) -> web.Response:
+        return self._json({"workers": _workers(await self._fleet.numbers())})
+
+    # Orders to the node
+
+    async def _post_reload(self, request: web.Request) -> web.Response:
+        done = await self._fleet.reload()
+        if done.problems:
+            fields = {"code": 409, "error": "the settings stay as they are; problems says why"}
+            return self._json({**fields, "problems": done.problems}, HTTPStatus.CONFLICT)
+        return self._json({"changed": done.changed, "needs_restart": done.needs_restart})
+
+    async def _post_restart(self, request: web.Request) -> web.Response:
+        if not await self._fleet.restart_workers():
+            workers = _workers(await self._fleet.numbers())
+            raise web.HTTPConflict(
+                text="the workers are being restarted already" if workers else "this node has no workers to restart"
+            )
+        return self._json({})
 
     # Streams
 
     async def _get_streams(self, request: web.Request) -> web.Response:
         start, count = _page(request)
-        return self._json({"streams": [_stream(each) for each in self._facts.streams(start, count)]})
+        return self._json({"streams": [_stream(each) for each in await self._fleet.streams(start, count)]})
 
     async def _get_stream(self, request: web.Request) -> web.Response:
         app, _, name = request.match_info["key"].rpartition("/")
-        stream = self._facts.stream(app, name)
+        stream = await self._fleet.stream(app, name)
         if stream is None:
             raise _no_stream()
-        return self._json({"stream": {**_stream(stream), "metadata": _plain(stream.metadata)}})
+        return self._json({"stream": {**_stream(stream), "metadata": stream.metadata}})
 
     async def _delete_stream(self, request: web.Request) -> web.Response:
         app, _, name = request.match_info["key"].rpartition("/")
-        if not self._operations.end_stream(app, name):
+        if not await self._fleet.end_stream(app, name):
             raise _no_stream()
         return self._json({})
 
@@ -240,16 +259,16 @@ class Api:
 
     async def _get_clients(self, request: web.Request) -> web.Response:
         start, count = _page(request)
-        return self._json({"clients": [_client(each) for each in self._facts.clients(start, count)]})
+        return self._json({"clients": [_client(each) for each in await self._fleet.clients(start, count)]})
 
     async def _get_client(self, request: web.Request) -> web.Response:
-        client = self._facts.client(request.match_info["id"])
+        client = await self._fleet.client(request.match_info["id"])
         if client is None:
             raise _no_client()
         return self._json({"client": _client(client)})
 
     async def _delete_client(self, request: web.Request) -> web.Response:
-        if not self._operations.kick_client(request.match_info["id"]):
+        if not await self._fleet.kick_client(request.match_info["id"]):
             raise _no_client()
         return self._json({})
 
@@ -262,7 +281,7 @@ class _TurnedAway(asyncio.Protocol):
 
 
 _REASONS: Final = {
-    404: "there is nothing at this path; see /api/v1/streams, /api/v1/clients, /api/v1/summaries, /api/v1/version",
+    404: "there is nothing at this path; see /api/v1/streams, /api/v1/clients, /api/v1/workers, /api/v1/summaries",
     405: "this path does not take this method; the header Allow names those that it takes",
     413: "no request here needs a body",
 }
@@ -321,6 +340,7 @@ def _stream(stream: StreamFacts) -> dict[str, Any]:
         "gop_ms": stream.gop_ms,
         "viewers": {"total": stream.total_viewers, **stream.viewers},
         "waiting": stream.waiting,
+        "worker": _worker(stream.worker),
     }
 
 
@@ -370,24 +390,32 @@ def _client(client: ClientFacts) -> dict[str, Any]:
         "protocol": client.protocol,
         "role": client.role,
         "agent": client.agent,
+        "worker": _worker(client.worker),
     }
 
 
-def _plain(metadata: Any) -> dict[str, Any]:
-    """The publisher's metadata as far as it is plain: numbers, truth values and short texts, 64 of them."""
-    plain: dict[str, Any] = {}
-    for name, value in list(metadata.items())[:64]:
-        if isinstance(value, str):
-            plain[str(name)[:64]] = value[:256]
-        elif isinstance(value, bool | int) or (isinstance(value, float) and abs(value) < 1e300):
-            plain[str(name)[:64]] = value
-    return plain
+def _worker(number: int) -> int | None:
+    """None where there are no workers."""
+    return None if number == ALONE else number
 
 
-def _resident_kbyte() -> int:
-    """Memory of this process in RAM, KiB; 0 where the system does not say."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize() // 1024
-    except OSError:
-        return 0
+def _workers(parts: Iterable[Numbers]) -> list[dict[str, Any]]:
+    """One entry for each worker process, by number."""
+    return [
+        {
+            "worker": each.worker,
+            "pid": each.pid,
+            "cpu_seconds": round(each.cpu_seconds, 2),
+            "cpu_share": each.now.cpu_share,
+            "mem_kbyte": each.now.resident_bytes // 1024,
+            "connections": each.connections,
+            "publishers": each.publishers,
+            "viewers": sum(each.viewers.values()),
+            "streams_held": each.now.held,
+            "kbps_out": round(each.now.kbps_out),
+            "ipc_bytes": each.ipc_bytes_in + each.ipc_bytes_out,
+            "restarts": each.restarts,
+        }
+        for each in sorted(parts, key=lambda each: each.worker)
+        if each.worker != ALONE
+    ]

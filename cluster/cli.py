@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.config import Config
-    from cluster.node import Node
+    from cluster.node import Machine
     from cluster.remote import Remote
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -71,13 +71,15 @@ def _parser() -> argparse.ArgumentParser:
         ("status", _status, "say how a running node is"),
         ("streams", _streams, "list the streams of a running node"),
         ("kick", _kick, "close a client's connection, or end a stream"),
+        ("reload", _reload, "have a running node read its settings again"),
+        ("restart", _restart, "have a running node replace its worker processes, one after the other"),
     ):
         command = add(name, run, text)
         _add_settings(command)
         command.add_argument("--api", metavar="URL", help="where the node's API is (from the settings)")
         if name == "kick":
             command.add_argument("target", metavar="ID", help="id of a client, or app/stream")
-        else:
+        elif name != "restart":
             command.add_argument("--json", action="store_true", help="what the API answers, as it is")
 
     add("version", _version, "say which version this is")
@@ -127,7 +129,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         return WRONG
     from cluster import logs
     from cluster.config import load
-    from cluster.node import StartError, serve
+    from cluster.node import serve
+    from cluster.opening import StartError
 
     logs.configure(level=config.log.level, format=config.log.format)
     try:
@@ -143,9 +146,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _announce(node: Node, demo: bool) -> None:
+def _announce(node: Machine, demo: bool) -> None:
     from cluster.banner import banner
-    from cluster.node import VERSION
+    from cluster.engine import VERSION
 
     print(
         banner(version=VERSION, rtmp=node.rtmp_address, http=node.http_address, api=node.api_address, demo=demo),
@@ -227,8 +230,7 @@ def _remote(arguments: argparse.Namespace) -> Remote | None:
     config = _load(arguments.config, arguments.overrides)
     if config is None:
         return None
-    token = config.api.token.get_secret_value() if config.api.token is not None else ""
-    return Remote(arguments.api or f"http://{reachable(config.api.listen)}", token)
+    return Remote(arguments.api or f"http://{reachable(config.api.listen)}", config.api.secret)
 
 
 def _ask(arguments: argparse.Namespace, path: str, method: str, text: Callable[[dict[str, object]], str]) -> int:
@@ -239,7 +241,11 @@ def _ask(arguments: argparse.Namespace, path: str, method: str, text: Callable[[
         return WRONG
     try:
         answer = remote.ask(path, method)
-    except (RemoteError, ValueError) as error:  # ValueError: not a URL
+    except RemoteError as error:
+        for complaint in error.problems or (error,):
+            _complain(complaint)
+        return WRONG if error.problems else FAILED
+    except ValueError as error:  # not a URL
         _complain(error)
         return FAILED
     if getattr(arguments, "json", False):
@@ -267,6 +273,17 @@ def _kick(arguments: argparse.Namespace) -> int:
     from cluster.remote import kick_path
 
     return _ask(arguments, kick_path(arguments.target), "DELETE", lambda answer: f"Kicked {arguments.target}.")
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    from cluster.remote import reload_text
+
+    return _ask(arguments, "/api/v1/reload", "POST", reload_text)
+
+
+def _restart(arguments: argparse.Namespace) -> int:
+    text = "The workers are being replaced one after the other; pyrtmp status shows the new ones."
+    return _ask(arguments, "/api/v1/restart", "POST", lambda answer: text)
 
 
 def _version(arguments: argparse.Namespace) -> int:

@@ -1,17 +1,21 @@
 """What is known of every stream and every client, as plain data: for the API, the metrics and the viewers' page.
 
 Rates come from samples taken once a second, so that counting them costs the media path nothing.
+
+A node may be several processes.  The one whose connection publishes a stream *holds* it; others that have viewers of it
+know it too, as a relay.  ``merge_streams`` makes one entry of what they all say.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
+from cluster.marks import Marks, mark
 from pyrtmp import media
 from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.message import AUDIO, VIDEO
@@ -25,6 +29,15 @@ LONG_SECONDS: Final = 30.0
 
 PROTOCOLS: Final = ("rtmp", "flv", "hls")
 """How viewers watch."""
+
+ALONE: Final = -1
+"""The number of a process that is no worker: the only one of its node."""
+
+MAX_METADATA: Final = 64
+"""Most entries of a publisher's metadata that are told."""
+
+Plain: TypeAlias = "bool | int | float | str"
+"""What every reader of JSON understands."""
 
 
 class Client(Protocol):
@@ -75,7 +88,11 @@ class Audience(Protocol):
     @property
     def bytes_out(self) -> Mapping[StreamKey, int]: ...
 
-    def viewers(self) -> Mapping[StreamKey, int]: ...
+    def members(self) -> Iterable[tuple[StreamKey, str, str]]:
+        """The players: stream, address and User-Agent of each."""
+
+
+# What is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +128,16 @@ class StreamFacts:
     """By protocol."""
     waiting: int
     """Viewers that wait for a publisher."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the publisher's onMetaData said: the peer's words, any AMF value."""
+    since: float
+    """Monotonic seconds of its beginning; one clock for all processes of a machine."""
+    held: bool
+    """Whether its publisher is connected to the process that tells this."""
+    worker: int
+    """The process that tells this."""
+    watchers: Marks = frozenset()
+    """Marks of the HLS players: one may ask several processes."""
+    metadata: Mapping[str, Plain] = field(default_factory=dict)
+    """What the publisher's onMetaData said, as far as it is plain; only where one stream is asked for."""
 
     @property
     def total_viewers(self) -> int:
@@ -139,49 +164,102 @@ class ClientFacts:
     bytes_out: int
     kbps_in_30s: float
     kbps_out_30s: float
+    since: float
+    """Monotonic seconds of its beginning; one clock for all processes of a machine."""
+    worker: int
+    """The process that it is connected to."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What all clients and streams added up to when a sample was taken."""
+
+    clients: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By protocol and role."""
+    bytes_in: int = 0
+    """Received by RTMP from those that are connected."""
+    bytes_out: Counter[str] = field(default_factory=Counter)
+    """Sent to those that are connected, by protocol."""
+    watchers: set[int] = field(default_factory=set)
+    """Marks of the HLS players."""
+    kbps_in: float = 0.0
+    """Kilobits per second that arrive, over ``LONG_SECONDS``."""
+    kbps_out: float = 0.0
+    """Kilobits per second that leave to viewers, over ``LONG_SECONDS``."""
 
 
 class Facts:
     """Answers questions about a server.  ``sample`` is called once a second; times are monotonic seconds."""
 
-    def __init__(self, source: Source, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, source: Source, clock: Callable[[], float] = monotonic, *, worker: int = ALONE) -> None:
         self.audience: Audience | None = None
         """Who watches by HLS."""
+        self.tally = Tally()
+        """As of the newest sample."""
         self._source = source
         self._clock = clock
+        self._worker = worker
         self._streams: dict[StreamKey, _StreamHistory] = {}
         self._clients: dict[str, _ClientHistory] = {}
+        self._marks: dict[tuple[StreamKey, str, str], int] = {}
+        self._totals = _Totals()
         self._page: list[dict[str, Any]] = []
         self._page_until = 0.0
 
     def sample(self) -> None:
         """Take the next sample of everything; forget what is gone."""
         now = self._clock()
+        tally = Tally()
         sent: dict[StreamKey, int] = {}
+        kinds: list[tuple[str, str]] = []
+        totals: dict[str, int] = {}
         clients: dict[str, _ClientHistory] = {}
         for id, client in self._source.clients.items():
             history = self._clients.get(id) or _ClientHistory()
             clients[id] = history
-            out = client.bytes_out
+            received, out = client.bytes_in, client.bytes_out
+            protocol = client.protocol
+            kinds.append((protocol, client.role))
+            totals[protocol] = totals.get(protocol, 0) + out
+            if protocol == "rtmp":
+                tally.bytes_in += received
             key = client.key
             if key is not None:
                 # A client that begins to play another stream begins to count anew.
                 sent[key] = sent.get(key, 0) + max(0, out - history.bytes_out)
-            history.add(now, client.bytes_in, out)
+            history.add(now, received, out)
         self._clients = clients
+        tally.clients.update(kinds)
+        tally.bytes_out.update(totals)
         audience = self.audience
-        watchers = audience.viewers() if audience is not None else {}
+        watchers = self._watchers(audience) if audience is not None else {}
         packaged = audience.bytes_out if audience is not None else {}
+        tally.watchers.update(*watchers.values())
         streams: dict[StreamKey, _StreamHistory] = {}
         for stream in self._source.hub:
             known = self._streams.get(stream.key)
             kept = known if known is not None and known.stream is stream else _StreamHistory(stream)
-            kept.hls_viewers = watchers.get(stream.key, 0)
-            kept.bytes_out += sent.get(stream.key, 0) + max(0, packaged.get(stream.key, 0) - kept.hls_bytes)
+            kept.watchers = frozenset(watchers.get(stream.key, ()))
+            more = sent.get(stream.key, 0) + max(0, packaged.get(stream.key, 0) - kept.hls_bytes)
+            kept.bytes_out += more
             kept.hls_bytes = packaged.get(stream.key, 0)
+            self._totals.add(max(0, stream.bytes_in - kept.bytes_in), more)
+            kept.bytes_in = stream.bytes_in
             kept.rates.add(now, stream.bytes_in, kept.bytes_out, stream.video_frames)
             streams[stream.key] = kept
         self._streams = streams
+        tally.kbps_in, tally.kbps_out = self._totals.kbps(now)
+        self.tally = tally
+
+    def _watchers(self, audience: Audience) -> dict[StreamKey, set[int]]:
+        """Marks of the HLS players by stream; each is made once, while its player watches."""
+        known = self._marks
+        members = {member: known.get(member) or mark(str(member[0]), *member[1:]) for member in audience.members()}
+        self._marks = members
+        found: dict[StreamKey, set[int]] = {}
+        for member, its_mark in members.items():
+            found.setdefault(member[0], set()).add(its_mark)
+        return found
 
     def streams(self, start: int = 0, count: int | None = None) -> list[StreamFacts]:
         """All streams, or ``count`` of them from number ``start`` on, in the order in which they began."""
@@ -189,9 +267,9 @@ class Facts:
         return [self._describe(stream) for stream in islice(self._source.hub, start, stop)]
 
     def stream(self, app: str, name: str) -> StreamFacts | None:
-        """One stream, if it is there."""
+        """One stream with its metadata, if it is there."""
         stream = self._source.hub.find(app, name)
-        return None if stream is None else self._describe(stream)
+        return None if stream is None else replace(self._describe(stream), metadata=plain(stream.metadata))
 
     def clients(self, start: int = 0, count: int | None = None) -> list[ClientFacts]:
         """All clients, or ``count`` of them from number ``start`` on, in the order in which they came."""
@@ -207,7 +285,7 @@ class Facts:
         """The live streams for the viewers' page, at most a second old, however many pages ask."""
         now = self._clock()
         if now >= self._page_until:
-            self._page = [_page_entry(each) for each in self.streams() if each.state == State.LIVE.value]
+            self._page = page(self.streams())
             self._page_until = now + 1.0
         return self._page
 
@@ -221,8 +299,8 @@ class Facts:
         long = history.rates.over(LONG_SECONDS)
         video, audio = history.describe()
         viewers = {name: len(lane.viewers) for name, lane in stream.lanes.items() if lane.viewers}
-        if history.hls_viewers:
-            viewers["hls"] = history.hls_viewers
+        if history.watchers:
+            viewers["hls"] = len(history.watchers)
         return StreamFacts(
             key=stream.key,
             state=stream.state.value,
@@ -242,7 +320,10 @@ class Facts:
             bytes_out=history.bytes_out,
             viewers=viewers,
             waiting=stream.waiting,
-            metadata=stream.metadata,
+            since=history.since,
+            held=stream.publisher is not None and not stream.relayed,
+            worker=self._worker,
+            watchers=history.watchers,
         )
 
     def _describe_client(self, client: Client) -> ClientFacts:
@@ -255,14 +336,19 @@ class Facts:
             protocol=client.protocol,
             role=client.role,
             key=client.key,
-            agent=client.agent,
+            # A header of HTTP may hold bytes that are not UTF-8.
+            agent=client.agent.encode("utf-8", "replace").decode(),
             seconds=now - client.since,
             bytes_in=client.bytes_in,
             bytes_out=client.bytes_out,
             kbps_in_30s=round(rate_in * 8 / 1000, 1),
             kbps_out_30s=round(rate_out * 8 / 1000, 1),
+            since=client.since,
+            worker=self._worker,
         )
 
+
+# Samples
 
 _STILL: Final = (0.0, 0.0, 0.0)
 
@@ -329,12 +415,14 @@ class _ClientHistory:
 class _StreamHistory:
     """What is remembered of a stream between samples."""
 
-    __slots__ = ("_audio", "_video", "bytes_out", "hls_bytes", "hls_viewers", "rates", "stream")
+    __slots__ = ("_audio", "_video", "bytes_in", "bytes_out", "hls_bytes", "rates", "since", "stream", "watchers")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
+        self.since = stream.started
+        self.bytes_in = stream.bytes_in
         self.bytes_out = 0
-        self.hls_viewers = 0
+        self.watchers: frozenset[int] = frozenset()
         self.hls_bytes = 0
         self.rates = _Rates()
         self._video: tuple[bytes, VideoInfo | None] = (b"", None)
@@ -351,13 +439,98 @@ class _StreamHistory:
         return self._video[1], self._audio[1]
 
 
-def viewers_by_protocol(streams: Iterable[StreamFacts]) -> dict[str, int]:
-    """Viewers of all streams together, every protocol named."""
-    totals = dict.fromkeys(PROTOCOLS, 0)
-    for stream in streams:
-        for protocol, number in stream.viewers.items():
-            totals[protocol] = totals.get(protocol, 0) + number
-    return totals
+class _Totals:
+    """Bytes of all streams together, those that are gone included."""
+
+    __slots__ = ("_bytes_in", "_bytes_out", "_rates")
+
+    def __init__(self) -> None:
+        self._bytes_in = self._bytes_out = 0
+        self._rates = _Rates()
+
+    def add(self, bytes_in: int, bytes_out: int) -> None:
+        """So many more of one stream."""
+        self._bytes_in += bytes_in
+        self._bytes_out += bytes_out
+
+    def kbps(self, now: float) -> tuple[float, float]:
+        """Kilobits in and out per second until ``now``."""
+        self._rates.add(now, self._bytes_in, self._bytes_out, 0)
+        rate_in, rate_out, _ = self._rates.over(LONG_SECONDS)
+        return round(rate_in * 8 / 1000, 1), round(rate_out * 8 / 1000, 1)
+
+
+# Facts of several processes
+
+_RANKS: Final = {State.LIVE.value: 3, State.GONE.value: 2, State.AWAITED.value: 1}
+
+
+def merge_streams(
+    lists: Iterable[Iterable[StreamFacts]], start: int = 0, count: int | None = None
+) -> list[StreamFacts]:
+    """What all processes say, one entry for each stream, in the order in which they began.
+
+    With ``start`` and ``count``, that part of it; each list must hold the first ``start + count`` of its process.
+    """
+    found: dict[StreamKey, list[StreamFacts]] = {}
+    for each in lists:
+        for stream in each:
+            found.setdefault(stream.key, []).append(stream)
+    merged = [_merge_stream(each) for each in found.values()]
+    merged.sort(key=lambda stream: (stream.since, stream.key))
+    return merged[start : None if count is None else start + count]
+
+
+def _merge_stream(parts: Sequence[StreamFacts]) -> StreamFacts:
+    """One stream: as its holder says (without one, whoever knows it most alive), and the viewers of all."""
+    base = max(parts, key=lambda part: (part.held, _RANKS.get(part.state, 0)))
+    if len(parts) == 1:
+        return base
+    watchers = frozenset[int]().union(*(part.watchers for part in parts))
+    viewers: dict[str, int] = {}
+    for part in parts:
+        for protocol, number in part.viewers.items():
+            viewers[protocol] = viewers.get(protocol, 0) + number
+    if watchers:
+        viewers["hls"] = len(watchers)
+    return replace(
+        base,
+        since=min(part.since for part in parts),
+        # A holder that had no viewers of its own forgot the publishers before; who relayed them to viewers did not.
+        publishes=max(part.publishes for part in parts),
+        bytes_out=sum(part.bytes_out for part in parts),
+        kbps_out_30s=round(sum(part.kbps_out_30s for part in parts), 1),
+        viewers=viewers,
+        waiting=sum(part.waiting for part in parts),
+        watchers=watchers,
+    )
+
+
+def merge_clients(
+    lists: Iterable[Iterable[ClientFacts]], start: int = 0, count: int | None = None
+) -> list[ClientFacts]:
+    """The clients of all processes in the order in which they came; ``start`` and ``count`` as in ``merge_streams``."""
+    merged = sorted((client for each in lists for client in each), key=lambda client: (client.since, client.id))
+    return merged[start : None if count is None else start + count]
+
+
+# For readers
+
+
+def page(streams: Iterable[StreamFacts]) -> list[dict[str, Any]]:
+    """The live ones of ``streams`` as the viewers' page lists them."""
+    return [_page_entry(each) for each in streams if each.state == State.LIVE.value]
+
+
+def plain(metadata: Mapping[str, Any]) -> dict[str, Plain]:
+    """The publisher's metadata, any AMF values, as far as they are plain: numbers, truth values and short texts."""
+    kept: dict[str, Plain] = {}
+    for name, value in islice(metadata.items(), MAX_METADATA):
+        if isinstance(value, str):
+            kept[name[:64]] = str(value[:256])
+        elif isinstance(value, bool | int) or (isinstance(value, float) and abs(value) < 1e300):
+            kept[name[:64]] = value
+    return kept
 
 
 def _page_entry(stream: StreamFacts) -> dict[str, Any]:

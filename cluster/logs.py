@@ -30,10 +30,26 @@ MAX_TRACE_CHARS = 8192
 """Longest traceback; its end is kept, since that names the error."""
 
 
-def configure(*, level: str = "info", format: Literal["text", "json"] = "text", stream: TextIO | None = None) -> None:
-    """Send every event of this process to ``stream`` (standard error).  Called once, at start."""
+def configure(
+    *,
+    level: str = "info",
+    format: Literal["text", "json"] = "text",
+    stream: TextIO | None = None,
+    worker: int | None = None,
+) -> None:
+    """Send every event of this process to ``stream`` (standard error); ``worker`` is its number, if it is one.
+
+    Called at start, and again when settings change.
+    """
+
+    def name_worker(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        if worker is not None:
+            event.setdefault("worker", worker)
+        return event
+
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_worker,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]

@@ -1,180 +1,183 @@
 """What Prometheus scrapes.  Values are read when it does, so that metrics cost nothing between.
 
 Every label value comes from a fixed set or is cut to one; names of streams and addresses of clients never become
-labels (publishers choose the one, clients the other: a time series each would let them fill Prometheus).
+labels (publishers choose the one, clients the other: a time series each would let them fill Prometheus).  Nor does a
+process: the page is about the node, however many it has.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cluster.facts import PROTOCOLS, Audience, Source
-from pyrtmp.counters import Counters
-from pyrtmp.stream import State
+from cluster.facts import ALONE, PROTOCOLS
+from cluster.reports import MAX_REASONS, Numbers, merge
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 ROLES: Final = ("publish", "play", "wait", "idle")
 
-MAX_REASONS: Final = 64
-"""Most values of the label ``reason``; refusals for any others are counted as ``other``."""
-
-
-class Rounds(Protocol):
-    """A ``pyrtmp.aio.rounds.Rounds``."""
-
-    @property
-    def delay(self) -> float: ...
-
-
-class MetricsSource(Source, Protocol):
-    """A ``pyrtmp.aio.server.Server``."""
-
-    @property
-    def counters(self) -> Counters: ...
-
-    @property
-    def rounds(self) -> Rounds: ...
-
-
-class Packager(Protocol):
-    """A ``hls.live.HlsService``."""
-
-    def __len__(self) -> int: ...
-
-    def memory(self) -> int: ...
-
 
 class Metrics:
     """The metrics page of one node."""
 
-    def __init__(
-        self,
-        server: MetricsSource,
-        hls: Packager,
-        audience: Audience,
-        *,
-        version: str,
-        node: str,
-        ready: Callable[[], bool],
-    ) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(
-            _NodeCollector(server, hls, audience, {"version": version, "node": node}, ready)
-        )
-        ProcessCollector(registry=self._registry)
+    def __init__(self, *, version: str, node: str) -> None:
+        loop = "uvloop" if "uvloop" in sys.modules else "asyncio"
+        self._info = {"version": version, "node": node, "python": platform.python_version(), "loop": loop}
+        self._processes = _Processes()
 
-    def page(self) -> bytes:
-        """Everything, in the text format 0.0.4."""
-        return generate_latest(self._registry)
+    def page(self, numbers: Sequence[Numbers], *, ready: bool) -> bytes:
+        """Everything, in the text format 0.0.4.  ``numbers`` are of all processes that serve clients."""
+        return generate_latest(_Page(self._info, numbers, ready, self._processes))
 
 
-class _NodeCollector(Collector):
-    def __init__(
-        self,
-        server: MetricsSource,
-        hls: Packager,
-        audience: Audience,
-        info: dict[str, str],
-        ready: Callable[[], bool],
-    ) -> None:
-        self._server = server
-        self._hls = hls
-        self._audience = audience
-        self._info = {**info, "python": platform.python_version()}
-        self._ready = ready
+@dataclass(frozen=True, slots=True)
+class _Page(Collector):
+    info: dict[str, str]
+    numbers: Sequence[Numbers]
+    ready: bool
+    processes: _Processes
 
     def collect(self) -> Iterator[Metric]:
-        loop = "uvloop" if "uvloop" in sys.modules else "asyncio"
-        yield InfoMetricFamily("pyrtmp_build", "What runs here.", {**self._info, "loop": loop})
-        yield _gauge("pyrtmp_ready", "1 while new clients are welcome, 0 while the node drains.", int(self._ready()))
-        yield from self._clients()
-        yield from self._streams()
-        yield from self._totals()
-        yield from self._sending()
-        yield _gauge("pyrtmp_hls_streams", "Streams that are being packaged for HLS.", len(self._hls))
-        yield _gauge("pyrtmp_hls_memory_bytes", "Memory that HLS segments take.", self._hls.memory())
+        numbers = merge(self.numbers)
+        yield InfoMetricFamily("pyrtmp_build", "What runs here.", self.info)
+        yield _gauge("pyrtmp_ready", "1 while new clients are welcome, 0 while the node drains.", int(self.ready))
+        yield from _clients(numbers)
+        yield from _streams(numbers)
+        yield from _totals(numbers)
+        yield from _sending(numbers)
+        yield _gauge("pyrtmp_hls_streams", "Streams that are being packaged for HLS.", numbers.now.hls_streams)
+        yield _gauge("pyrtmp_hls_memory_bytes", "Memory that HLS segments take.", numbers.now.hls_bytes)
+        yield from _workers(self.numbers, numbers)
+        yield from self.processes.collect(self.numbers)
 
-    def _clients(self) -> Iterator[Metric]:
-        counters = self._server.counters
-        numbers = {("rtmp", role): 0 for role in ROLES} | {("flv", "play"): 0}
-        received = counters.bytes_in
-        sent = dict.fromkeys(PROTOCOLS, 0) | dict(counters.bytes_out)
-        for client in self._server.clients.values():
-            kind = (client.protocol, client.role)
-            numbers[kind] = numbers.get(kind, 0) + 1
-            if client.protocol == "rtmp":
-                received += client.bytes_in
-            sent[client.protocol] = sent.get(client.protocol, 0) + client.bytes_out
-        clients = GaugeMetricFamily(
-            "pyrtmp_clients", "Connections now, by what they do.", labels=("protocol", "role")
-        )
-        for labels, number in numbers.items():
-            clients.add_metric(labels, number)
-        yield clients
-        yield _counter("pyrtmp_received_bytes", "Bytes received on RTMP connections.", received)
-        yield _by("pyrtmp_sent_bytes", "Media bytes sent to viewers.", "protocol", sent)
 
-    def _streams(self) -> Iterator[Metric]:
-        states = {state.value: 0 for state in State if state is not State.ENDED}
-        waiting = logs = groups = 0
-        viewers = dict.fromkeys(PROTOCOLS, 0) | {"hls": sum(self._audience.viewers().values())}
-        for stream in self._server.hub:
-            states[stream.state.value] = states.get(stream.state.value, 0) + 1
-            waiting += stream.waiting
-            for name, lane in stream.lanes.items():
-                viewers[name] = viewers.get(name, 0) + len(lane.viewers)
-            groups += stream.gop_size[1]
-            logs += sum(lane.log.bytes for lane in stream.lanes.values())
-        streams = GaugeMetricFamily(
-            "pyrtmp_streams",
-            "Streams: live, awaited by viewers, or gone (their publisher left and may come back).",
-            labels=("state",),
-        )
-        for state, number in states.items():
-            streams.add_metric((state,), number)
-        yield streams
-        watching = GaugeMetricFamily("pyrtmp_viewers", "Viewers now.", labels=("protocol",))
-        for protocol, number in viewers.items():
-            watching.add_metric((protocol,), number)
-        yield watching
-        yield _gauge("pyrtmp_waiting_viewers", "Viewers that wait for a publisher.", waiting)
-        yield _gauge("pyrtmp_gop_bytes", "Memory that groups of pictures kept for joiners take.", groups)
-        yield _gauge("pyrtmp_wire_log_bytes", "Memory that media kept for viewers takes.", logs)
+def _clients(numbers: Numbers) -> Iterator[Metric]:
+    counters = numbers.counters
+    clients = GaugeMetricFamily("pyrtmp_clients", "Connections now, by what they do.", labels=("protocol", "role"))
+    present = {("rtmp", role): 0 for role in ROLES} | {("flv", "play"): 0}
+    for protocol, roles in numbers.now.clients.items():
+        present |= {(protocol, role): number for role, number in roles.items()}
+    for labels, number in present.items():
+        clients.add_metric(labels, number)
+    yield clients
+    yield _counter("pyrtmp_received_bytes", "Bytes received on RTMP connections.", counters.bytes_in)
+    sent = dict.fromkeys(PROTOCOLS, 0) | dict(counters.bytes_out)
+    yield _by("pyrtmp_sent_bytes", "Media bytes sent to viewers.", "protocol", sent)
 
-    def _totals(self) -> Iterator[Metric]:
-        counters = self._server.counters
-        yield _counter("pyrtmp_connections", "RTMP connections accepted.", counters.connections)
-        yield _by(
-            "pyrtmp_refused",
-            "Connections and requests turned down or cut off for what the peer did or failed to do in time.",
-            "reason",
-            _cut(counters.refused),
-        )
-        yield _counter("pyrtmp_publishes", "Publishers that began.", counters.publishes)
-        yield _counter("pyrtmp_takeovers", "Streams taken from a publisher that had fallen silent.", counters.takeovers)
-        yield _by("pyrtmp_plays", "Viewers that began.", "protocol", dict.fromkeys(PROTOCOLS, 0) | dict(counters.plays))
-        yield _counter(
-            "pyrtmp_dropped_messages", "Media messages that came where none is legal.", counters.dropped_messages
-        )
 
-    def _sending(self) -> Iterator[Metric]:
-        counters = self._server.counters
-        yield _counter("pyrtmp_skips", "Times a slow viewer was moved to a newer key frame.", counters.skips)
-        yield _counter("pyrtmp_stalls", "Viewers let go because their socket took nothing.", counters.stalls)
-        yield _counter(
-            "pyrtmp_log_failures", "Rounds in which media could not be kept for viewers.", counters.log_failures
-        )
-        yield _counter("pyrtmp_rounds", "Rounds of sending to all viewers.", counters.rounds)
-        yield _counter("pyrtmp_round_seconds", "Time spent in rounds.", counters.round_seconds)
-        yield _gauge("pyrtmp_round_delay_seconds", "Present pause between two rounds.", self._server.rounds.delay)
+def _streams(numbers: Numbers) -> Iterator[Metric]:
+    now = numbers.now
+    streams = GaugeMetricFamily(
+        "pyrtmp_streams",
+        "Streams: live, awaited by viewers, or gone (their publisher left and may come back).",
+        labels=("state",),
+    )
+    for state, number in numbers.streams.items():
+        streams.add_metric((state,), number)
+    yield streams
+    watching = GaugeMetricFamily("pyrtmp_viewers", "Viewers now.", labels=("protocol",))
+    for protocol, number in (dict.fromkeys(PROTOCOLS, 0) | numbers.viewers).items():
+        watching.add_metric((protocol,), number)
+    yield watching
+    yield _gauge("pyrtmp_waiting_viewers", "Viewers that wait for a publisher.", now.waiting)
+    yield _gauge("pyrtmp_gop_bytes", "Memory that groups of pictures kept for joiners take.", now.gop_bytes)
+    yield _gauge("pyrtmp_wire_log_bytes", "Memory that media kept for viewers takes.", now.log_bytes)
+
+
+def _totals(numbers: Numbers) -> Iterator[Metric]:
+    counters = numbers.counters
+    yield _counter("pyrtmp_connections", "RTMP connections accepted.", counters.connections)
+    yield _by(
+        "pyrtmp_refused",
+        "Connections and requests turned down or cut off for what the peer did or failed to do in time.",
+        "reason",
+        _cut(counters.refused),
+    )
+    yield _counter("pyrtmp_publishes", "Publishers that began.", counters.publishes)
+    yield _counter("pyrtmp_takeovers", "Streams taken from a publisher that had fallen silent.", counters.takeovers)
+    yield _by("pyrtmp_plays", "Viewers that began.", "protocol", dict.fromkeys(PROTOCOLS, 0) | dict(counters.plays))
+    yield _counter(
+        "pyrtmp_dropped_messages", "Media messages that came where none is legal.", counters.dropped_messages
+    )
+
+
+def _sending(numbers: Numbers) -> Iterator[Metric]:
+    counters = numbers.counters
+    yield _counter("pyrtmp_skips", "Times a slow viewer was moved to a newer key frame.", counters.skips)
+    yield _counter("pyrtmp_stalls", "Viewers let go because their socket took nothing.", counters.stalls)
+    yield _counter("pyrtmp_log_failures", "Rounds in which media could not be kept for viewers.", counters.log_failures)
+    yield _counter("pyrtmp_rounds", "Rounds of sending to all viewers.", counters.rounds)
+    yield _counter("pyrtmp_round_seconds", "Time spent in rounds.", counters.round_seconds)
+    delay = numbers.now.round_delay
+    yield _gauge("pyrtmp_round_delay_seconds", "Present pause between two rounds, the longest of any worker.", delay)
+
+
+def _workers(parts: Sequence[Numbers], numbers: Numbers) -> Iterator[Metric]:
+    workers = [each for each in parts if each.worker != ALONE]
+    yield _gauge("pyrtmp_workers", "Worker processes; 0 where one process does everything.", len(workers))
+    # While one replaces another both are there, and know of the same restarts.
+    restarts = {each.worker: each.restarts for each in sorted(workers, key=lambda each: each.restarts)}
+    # And some place may have no worker just now.
+    vacant = sum(each.restarts for each in parts if each.worker == ALONE)
+    yield _counter("pyrtmp_worker_restarts", "Workers that were replaced.", sum(restarts.values()) + vacant)
+    yield _gauge(
+        "pyrtmp_worker_busiest_share", "Part of one core that the busiest process takes.", numbers.now.cpu_share
+    )
+    yield _counter(
+        "pyrtmp_ipc_bytes",
+        "Bytes that workers received from and sent to other processes of the node.",
+        numbers.ipc_bytes_in + numbers.ipc_bytes_out,
+    )
+
+
+class _Processes:
+    """The standard metrics of a process (``process_*``), for all of a node: the one that asks, and its workers."""
+
+    _SUMS: Final = ("process_resident_memory_bytes", "process_virtual_memory_bytes")
+    _HIGHEST: Final = ("process_open_fds",)
+    _TEXTS: Final = {
+        "process_resident_memory_bytes": "Resident memory of all processes of the node.",
+        "process_virtual_memory_bytes": "Virtual memory of all processes of the node.",
+        "process_cpu_seconds": "User and system CPU time of all processes of the node.",
+        "process_open_fds": "Open file descriptors of the process that has most of them.",
+        "process_max_fds": "Most file descriptors that a process may open.",
+        "process_start_time_seconds": "Start time of the node since the Unix epoch.",
+    }
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._collector = ProcessCollector(pid=lambda: self._pid, registry=None)
+
+    def collect(self, numbers: Iterable[Numbers]) -> Iterator[Metric]:
+        own = os.getpid()
+        others = [each for each in numbers if each.pid != own]
+        found = self._values(own)
+        for pid in {each.pid for each in others if each.pid}:
+            for name, value in self._values(pid).items():
+                if name in self._SUMS:
+                    found[name] = found.get(name, 0) + value
+                elif name in self._HIGHEST:
+                    found[name] = max(found.get(name, 0), value)
+        if "process_cpu_seconds" in found:
+            # As reported: that of those that ended, too.
+            found["process_cpu_seconds"] += sum(each.cpu_seconds for each in others)
+        for name, value in found.items():
+            make = _counter if name == "process_cpu_seconds" else _gauge
+            yield make(name, self._TEXTS[name], value)
+
+    def _values(self, pid: int) -> dict[str, float]:
+        """By name; what the system does not say is missing."""
+        self._pid = pid
+        return {family.name: family.samples[0].value for family in self._collector.collect()}
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -194,7 +197,7 @@ def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric
 
 
 def _cut(reasons: Mapping[str, int]) -> dict[str, int]:
-    """The first ``MAX_REASONS`` reasons by name and the rest as one: hooks may make up their own."""
+    """The first ``MAX_REASONS`` reasons and the rest as one."""
     kept = dict(list(reasons.items())[:MAX_REASONS])
     rest = sum(list(reasons.values())[MAX_REASONS:])
     return kept | {"other": kept.get("other", 0) + rest} if rest else kept

@@ -1,4 +1,4 @@
-"""Asking a running node: ``pyrtmp status``, ``streams`` and ``kick`` are requests to its API."""
+"""Asking a running node: ``pyrtmp status``, ``streams``, ``kick``, ``reload``, ``restart`` are requests to its API."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,14 @@ TIMEOUT_SECONDS = 5.0
 
 
 class RemoteError(Exception):
-    """The node did not do what was asked; ``str()`` is a sentence for people."""
+    """The node did not do what was asked; ``str()`` is a sentence for people.
+
+    ``problems`` are what is wrong with the node's settings, a line for each.
+    """
+
+    def __init__(self, reason: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.problems = list(problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,8 @@ class Remote:
     def ask(self, path: str, method: str = "GET") -> dict[str, Any]:
         """The answer to one request.  Raises ``RemoteError``."""
         request = urllib.request.Request(self.url.rstrip("/") + path, method=method)
+        if method == "POST":
+            request.add_header("Content-Type", "application/json")
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
         # A proxy from the environment is for the web, not for this machine's own node.
@@ -35,7 +45,7 @@ class Remote:
             with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
-            raise RemoteError(self._refusal(error)) from None
+            raise self._refusal(error) from None
         except urllib.error.URLError as error:
             raise RemoteError(f"no node answers at {self.url}: {_why(error.reason)}") from None
         except (OSError, http.client.HTTPException) as error:
@@ -46,14 +56,14 @@ class Remote:
             raise RemoteError(f"what answers at {self.url} is not the API of a node")
         return answer
 
-    def _refusal(self, error: urllib.error.HTTPError) -> str:
+    def _refusal(self, error: urllib.error.HTTPError) -> RemoteError:
         try:
-            reason = str(json.load(error)["error"])
-        except (ValueError, KeyError, TypeError, OSError):
-            return f"what answers at {self.url} is not the API of a node (HTTP {error.code})"
+            answer = json.load(error)
+            return RemoteError(str(answer["error"]), [str(each) for each in answer.get("problems", ())])
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            return RemoteError(f"what answers at {self.url} is not the API of a node (HTTP {error.code})")
         finally:
             error.close()
-        return reason
 
 
 def _why(reason: object) -> str:
@@ -73,14 +83,30 @@ def status_text(answer: dict[str, Any]) -> str:
     data = answer["data"]
     own, clients, streams, kbps = data["self"], data["clients"], data["streams"], data["kbps"]
     viewers = ", ".join(f"{number} {protocol}" for protocol, number in clients["viewers"].items())
-    return "\n".join([
+    lines = [
         f"node        {answer['server']}, pyrtmp {own['version']}, {'ready' if data['ready'] else 'draining'}",
         f"up          {duration(own['uptime'])}, process {own['pid']}, {own['mem_kbyte'] / 1024:.0f} MiB, "
         f"{own['cpu_seconds']:.0f} s of CPU",
         f"streams     {streams['live']} live, {streams['waiting_viewers']} viewers waiting for others",
         f"publishers  {clients['publishers']}, {kbps['recv_30s']:,} kbit/s in",
         f"viewers     {viewers}; {kbps['send_30s']:,} kbit/s out",
-    ])  # fmt: skip
+    ]
+    if data["workers"]:
+        lines += ["", _workers_text(data["workers"])]
+    return "\n".join(lines)
+
+
+def _workers_text(workers: Sequence[dict[str, Any]]) -> str:
+    rows = [("WORKER", "PROCESS", "CPU", "MEMORY", "STREAMS", "PUBLISHERS", "VIEWERS", "KBIT/S OUT", "RESTARTS")]
+    rows += [
+        (
+            str(each["worker"]), str(each["pid"]), f"{each['cpu_share']:.0%}", f"{each['mem_kbyte'] / 1024:.0f} MiB",
+            str(each["streams_held"]), str(each["publishers"]), str(each["viewers"]), f"{each['kbps_out']:,}",
+            str(each["restarts"]),
+        )
+        for each in workers
+    ]  # fmt: skip
+    return _table(rows)
 
 
 def streams_text(answer: dict[str, Any]) -> str:
@@ -95,12 +121,24 @@ def streams_text(answer: dict[str, Any]) -> str:
             audio["codec"] if audio else "-", f"{each['recv_kbps']:,.0f}",
             f"{each['gop_ms'] / 1000:.1f} s" if video else "-", str(each["viewers"]["total"] + each["waiting"]),
         ))  # fmt: skip
-    if len(rows) == 1:
-        return "No streams."
+    return _table(rows) if len(rows) > 1 else "No streams."
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def reload_text(answer: dict[str, Any]) -> str:
+    """What came of ``POST /api/v1/reload``, for people."""
+    lines = []
+    if answer["changed"]:
+        lines.append(f"Changed: {', '.join(answer['changed'])}.")
+    if answer["needs_restart"]:
+        lines.append(f"Not changed until the node is stopped and started again: {', '.join(answer['needs_restart'])}.")
+    return "\n".join(lines) or "The settings are the same as before."
 
 
 def duration(seconds: float) -> str:

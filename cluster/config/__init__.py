@@ -9,9 +9,10 @@ source hides it.  pydantic-settings then lays the sources over each other, and w
 shorter than a fragment) is checked last.
 
 ``settings`` declares what there is, ``options`` looks at it, ``sources`` reads what people wrote, ``loading`` puts that
-together, ``documents`` describes it.
+together, ``documents`` describes it, ``changes`` says what of it can change while a node runs.
 """
 
+from cluster.config.changes import RESTART, Changes, compare
 from cluster.config.documents import example, reference
 from cluster.config.errors import ConfigError, Problem
 from cluster.config.loading import load
@@ -30,8 +31,10 @@ from cluster.config.settings import (
 
 __all__ = [
     "BOUNDS",
+    "RESTART",
     "Address",
     "ApiSettings",
+    "Changes",
     "Config",
     "ConfigError",
     "HttpSettings",
@@ -41,6 +44,7 @@ __all__ = [
     "Option",
     "Problem",
     "RtmpSettings",
+    "compare",
     "example",
     "load",
     "options",

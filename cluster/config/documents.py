@@ -6,10 +6,22 @@ import inspect
 import re
 import textwrap
 import typing
+from typing import NamedTuple
 
+from cluster.config.changes import RESTART
 from cluster.config.options import Option, options
 from cluster.config.settings import Config
 from cluster.config.text import quantity, toml
+
+
+class _Computed(NamedTuple):
+    """A default that each machine finds out for itself, and a value to write in its place."""
+
+    default: str
+    example: str
+
+
+_COMPUTED = {"node.id": _Computed("the host name", '"..."'), "node.workers": _Computed("one per core", "4")}
 
 
 def reference() -> str:
@@ -22,6 +34,10 @@ def reference() -> str:
         "A node reads, the stronger first: `--set section.key=value`, the environment variable `PYRTMP_SECTION__KEY`,",
         "the TOML file, the default. Lists in `--set` and in variables are written `a,b` or as JSON.",
         "`pyrtmp check FILE` names every mistake.",
+        "",
+        "`pyrtmp reload` and SIGHUP have a running node read them again. What follows at once: everything but",
+        f"{', '.join(f'`{name}`' for name in options() if name in RESTART)};",
+        "`[stream]` and `[hls]` for streams that begin from then on, most of `[limits]` for connections that come.",
     ]
     for section, cls in typing.get_type_hints(Config).items():
         lines += ["", f"## [{section}]", "", _summary(cls), ""]
@@ -47,8 +63,12 @@ def example() -> str:
         for each in options().values():
             if each.section == section:
                 lines += ["", *_comment(each.doc)]
-                fixed = each.default is not None and not each.computed
-                lines.append(f"{each.key} = {toml(each.default)}" if fixed else f'# {each.key} = "..."')
+                if each.computed:
+                    lines.append(f"# {each.key} = {_COMPUTED[each.name].example}")
+                elif each.default is None:
+                    lines.append(f'# {each.key} = "..."')
+                else:
+                    lines.append(f"{each.key} = {toml(each.default)}")
     return "\n".join(lines) + "\n"
 
 
@@ -63,7 +83,7 @@ def _comment(text: str) -> list[str]:
 
 def _default(option: Option) -> str:
     if option.computed:
-        return "the host name"
+        return _COMPUTED[option.name].default
     if option.default is None:
         return "none"
     text = f"`{toml(option.default)}`"

@@ -7,17 +7,21 @@ and never sees this package.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from cluster.config.text import GIB, KIB, MIB, toml
 from hls.settings import HlsSettings
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
+
+MAX_WORKERS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +83,11 @@ def _origin_only(role: str) -> str:
     return role
 
 
-def _one_process(workers: int) -> int:
-    if workers:
-        raise ValueError("this version runs everything in one process; only 0 works")
-    return workers
+def _one_per_core() -> int:
+    """A worker for each core that this process may use; none where workers cannot share memory."""
+    if sys.platform != "linux":
+        return 0
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
 def _secret(secret: SecretStr) -> SecretStr:
@@ -118,8 +123,9 @@ class NodeSettings:
     role: Annotated[Literal["origin", "edge"], AfterValidator(_origin_only)] = "origin"
     """What the node does: an origin takes publishers.  An edge would pull from origins; it does not exist yet."""
 
-    workers: Annotated[int, AfterValidator(_one_process)] = 0
-    """Worker processes; 0 runs everything in one process, the only way that exists yet."""
+    workers: int = field(default_factory=_one_per_core)
+    """Processes that serve publishers and viewers, beside the one that supervises them; without this setting, one per
+    core on Linux and 0 elsewhere.  0 runs everything in one process."""
 
     drain_seconds: float = 10.0
     """Longest time, in seconds, from SIGTERM until the last connection is closed."""
@@ -156,6 +162,11 @@ class ApiSettings:
 
     token_file: Annotated[str, Field(min_length=1)] | None = None
     """File that holds the token, relative to the configuration file; in place of token."""
+
+    @property
+    def secret(self) -> str:
+        """The token, or ""."""
+        return "" if self.token is None else self.token.get_secret_value()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +210,7 @@ class Config:
 # Smallest and largest legal value of every number.  Here, and not at the fields, since pyrtmp and hls do without
 # pydantic, which is slow to import.
 BOUNDS: Mapping[str, tuple[float, float]] = {
-    "node.workers": (0, 256),
+    "node.workers": (0, MAX_WORKERS),
     "node.drain_seconds": (0, 3600),
     "egress.min_delay_ms": (0, 10_000),
     "egress.max_delay_ms": (0, 10_000),

@@ -153,11 +153,15 @@ class Rounds:
         stream.queued = False
         try:
             stream.flush()
-            for outlet in tuple(stream.outlets):
-                # First: other processes send while this one does.
-                outlet.serve()
         except OSError:
             self._counters.log_failures += 1
+        # First: other processes send while this one does.
+        for outlet in tuple(stream.outlets):
+            try:
+                outlet.serve()
+            except Exception:
+                # No descriptor for a segment, say.  What it tells is cumulative: the next round tells it all.
+                self._counters.log_failures += 1
         left = False
         for lane in list(stream.lanes.values()):
             left |= serve(lane, now)

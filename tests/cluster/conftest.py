@@ -14,8 +14,8 @@ from cluster.node import Node
 from cluster.publish import publish
 from pyrtmp.errors import RefusedError
 
-HERE = ["rtmp.listen=127.0.0.1:0", "http.listen=127.0.0.1:0", "api.listen=127.0.0.1:0"]
-"""Settings for any free ports."""
+HERE = ["rtmp.listen=127.0.0.1:0", "http.listen=127.0.0.1:0", "api.listen=127.0.0.1:0", "node.workers=0"]
+"""Settings for any free ports, in one process."""
 
 
 class _Until:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,9 +8,12 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.api import _is_local_name, _plain
+from cluster.api import Api, _is_local_name
 from cluster.config import load
+from cluster.facts import ClientFacts, StreamFacts
 from cluster.node import Node
+from cluster.reloading import Reloaded
+from cluster.reports import Gauges, Numbers
 from pyrtmp.aio.client import Client
 
 
@@ -173,7 +175,7 @@ def test_names_of_others(host: str) -> None:
 
 async def test_token() -> None:
     settings = ["rtmp.listen=127.0.0.1:0", "http.listen=127.0.0.1:0", "api.listen=127.0.0.1:0", "api.token=s3cret"]
-    node = Node(load(None, settings, {}))
+    node = Node(load(None, [*settings, "node.workers=0"], {}))
     await node.start()
     try:
         async with aiohttp.ClientSession(f"http://{node.api_address}") as http:
@@ -222,12 +224,151 @@ async def test_what_is_not_http_is_answered_and_closed(node: Node) -> None:
         writer.close()
 
 
-def test_metadata_is_cut_to_what_json_and_people_bear() -> None:
-    metadata = {
-        "width": 640.0, "stereo": True, "encoder": "x" * 1000, "nan": float("nan"), "big": float("inf"),
-        "list": [1] * 1000, "k" * 1000: 1.0, **{str(number): number for number in range(100)},
+# A node with workers
+
+
+class Fleet:
+    """Two workers, and what is left of a third."""
+
+    def __init__(self) -> None:
+        self.reloaded = Reloaded()
+        self.orders: list[str] = []
+        self.restarting = False
+        self.parts = [
+            Numbers(worker=1, pid=101, cpu_seconds=20, ipc_bytes_in=1, ipc_bytes_out=2, restarts=3),
+            Numbers(
+                worker=0, pid=100, cpu_seconds=10,
+                now=Gauges(
+                    resident_bytes=7 << 20, cpu_share=0.5, held=1, clients={"rtmp": {"publish": 1, "play": 2}},
+                    viewers={"rtmp": 2}, watchers=frozenset({1, 2}), kbps_out=400.4, kbps_in=100.0,
+                ),
+            ),
+            Numbers(worker=-1, cpu_seconds=1000),
+        ]  # fmt: skip
+
+    def ready(self) -> bool:
+        return True
+
+    async def numbers(self) -> list[Numbers]:
+        return self.parts
+
+    async def streams(self, start: int = 0, count: int | None = None) -> list[StreamFacts]:
+        return []
+
+    async def stream(self, app: str, name: str) -> StreamFacts | None:
+        return None
+
+    async def clients(self, start: int = 0, count: int | None = None) -> list[ClientFacts]:
+        return []
+
+    async def client(self, id: str) -> ClientFacts | None:
+        return None
+
+    async def kick_client(self, id: str) -> bool:
+        return False
+
+    async def end_stream(self, app: str, name: str) -> bool:
+        return False
+
+    async def reload(self) -> Reloaded:
+        self.orders.append("reload")
+        return self.reloaded
+
+    async def restart_workers(self) -> bool:
+        self.orders.append("restart")
+        started, self.restarting = not self.restarting, True
+        return started
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet()
+
+
+@pytest.fixture
+async def workers(fleet: Fleet) -> AsyncIterator[aiohttp.ClientSession]:
+    """The API of ``fleet``."""
+    api = Api(fleet, node="n1", version="1.2.3")
+    await api.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{api.addresses[0][1]}") as session:
+        yield session
+    await api.close()
+
+
+async def test_workers(workers: aiohttp.ClientSession) -> None:
+    first, second = (await get(workers, "/api/v1/workers"))["workers"]
+    assert first == {
+        "worker": 0, "pid": 100, "cpu_seconds": 10, "cpu_share": 0.5, "mem_kbyte": 7168, "connections": 3,
+        "publishers": 1, "viewers": 4, "streams_held": 1, "kbps_out": 400, "ipc_bytes": 0, "restarts": 0,
     }  # fmt: skip
-    plain = _plain(metadata)
-    assert len(plain) <= 64 and plain["stereo"] is True and plain["encoder"] == "x" * 256
-    assert not {"nan", "big", "list"} & plain.keys()
-    json.dumps(plain, allow_nan=False)
+    assert (second["worker"], second["ipc_bytes"], second["restarts"]) == (1, 3, 3)
+    data = (await get(workers, "/api/v1/summaries"))["data"]
+    assert data["workers"] == [first, second]
+    assert data["self"]["cpu_seconds"] > 1030 and data["self"]["mem_kbyte"] > 7168
+    assert data["clients"] == {"total": 3, "publishers": 1, "viewers": {"rtmp": 2, "flv": 0, "hls": 2}}
+    assert data["streams"] == {"total": 1, "live": 1, "waiting_viewers": 0}
+    assert data["kbps"] == {"recv_30s": 100, "send_30s": 400}
+
+
+async def test_one_process_has_no_workers(http: aiohttp.ClientSession, live: str) -> None:
+    assert (await get(http, "/api/v1/workers"))["workers"] == []
+    assert (await get(http, "/api/v1/summaries"))["data"]["workers"] == []
+    assert (await get(http, "/api/v1/streams"))["streams"][0]["worker"] is None
+    assert (await get(http, "/api/v1/clients"))["clients"][0]["worker"] is None
+
+
+async def order(http: aiohttp.ClientSession, what: str, **headers: str) -> tuple[int, dict[str, Any]]:
+    async with http.post(f"/api/v1/{what}", json={}, headers=headers) as response:
+        return response.status, await response.json()
+
+
+async def test_reload(fleet: Fleet, workers: aiohttp.ClientSession) -> None:
+    fleet.reloaded = Reloaded(changed=("log.level",), needs_restart=("node.id",))
+    status, answer = await order(workers, "reload")
+    assert (status, answer["code"]) == (200, 0)
+    assert (answer["changed"], answer["needs_restart"]) == (["log.level"], ["node.id"])
+    fleet.reloaded = Reloaded(problems=("node.toml:3: hls.window: wrong", "node.toml:4: no such key"))
+    status, answer = await order(workers, "reload")
+    assert (status, answer["code"]) == (409, 409)
+    assert answer["problems"] == ["node.toml:3: hls.window: wrong", "node.toml:4: no such key"]
+    assert "stay as they are" in answer["error"]
+
+
+async def test_restart(fleet: Fleet, workers: aiohttp.ClientSession) -> None:
+    assert (await order(workers, "restart"))[0] == 200
+    status, answer = await order(workers, "restart")
+    assert status == 409 and "already" in answer["error"]
+    fleet.parts = []
+    status, answer = await order(workers, "restart")
+    assert status == 409 and answer["error"] == "this node has no workers to restart"
+
+
+@pytest.mark.parametrize("what", ["reload", "restart"])
+async def test_no_web_page_gives_orders(fleet: Fleet, workers: aiohttp.ClientSession, what: str) -> None:
+    """What a browser sends without asking first: forms, and text."""
+    for type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+        async with workers.post(f"/api/v1/{what}", data=b"{}", headers={"Content-Type": type}) as response:
+            assert response.status == 415
+            assert "application/json" in (await response.json())["error"]
+    async with workers.post(f"/api/v1/{what}", skip_auto_headers=["Content-Type"]) as response:
+        assert response.status == 415
+    async with workers.get(f"/api/v1/{what}") as response:
+        assert response.status == 405
+    asked = {"Origin": "https://evil.org", "Access-Control-Request-Method": "POST"}
+    async with workers.options(f"/api/v1/{what}", headers=asked) as response:
+        assert response.status == 405 and "Access-Control-Allow-Origin" not in response.headers
+    assert (await order(workers, what, Host="rebound.example.org"))[0] == 403
+    assert fleet.orders == []
+
+
+async def test_another_token(fleet: Fleet) -> None:
+    api = Api(fleet, node="n1", version="1.2.3", token="old")
+    await api.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{api.addresses[0][1]}") as http:
+            assert (await order(http, "reload", Authorization="Bearer old"))[0] == 200
+            api.configure(token="new")
+            assert (await order(http, "reload", Authorization="Bearer old"))[0] == 401
+            assert (await order(http, "reload", Authorization="Bearer new"))[0] == 200
+    finally:
+        await api.close()

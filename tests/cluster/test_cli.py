@@ -13,7 +13,10 @@ import pytest
 
 from cluster import cli
 
-HERE = ["--set", "rtmp.listen=127.0.0.1:0", "--set", "http.listen=127.0.0.1:0", "--set", "api.listen=127.0.0.1:0"]
+HERE = [
+    "--set", "rtmp.listen=127.0.0.1:0", "--set", "http.listen=127.0.0.1:0", "--set", "api.listen=127.0.0.1:0",
+    "--set", "node.workers=0",
+]  # fmt: skip
 
 
 def pyrtmp(*arguments: object, timeout: float = 30) -> tuple[int, str, str]:
@@ -27,9 +30,9 @@ def pyrtmp(*arguments: object, timeout: float = 30) -> tuple[int, str, str]:
 class Running:
     """``pyrtmp serve`` on free ports."""
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "serve", *HERE],
+            [sys.executable, "-m", "cluster.cli", "serve", *HERE, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.output: list[str] = []
@@ -71,7 +74,7 @@ def test_help_is_quick() -> None:
     code += "print(sorted({'aiohttp', 'av', 'pydantic', 'asyncio', 'structlog'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("serve", "check", "publish", "probe", "status", "streams", "kick", "version"):
+    for command in ("serve", "check", "publish", "probe", "status", "streams", "kick", "reload", "restart", "version"):
         assert command in done.stdout
 
 
@@ -179,6 +182,36 @@ def test_a_running_node(running: Running, clip: Path, capsys: pytest.CaptureFixt
     assert "no such stream" in capsys.readouterr().err
     assert cli.main(["streams", "--api", running.api]) == 0
     assert capsys.readouterr().out == "No streams.\n"
+
+
+def test_reload(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text("[hls]\nwindow = 12\n")
+    node = Running("--config", path)
+    try:
+        assert cli.main(["reload", "--api", node.api]) == 0
+        assert capsys.readouterr().out == "The settings are the same as before.\n"
+        path.write_text("[log]\nlevel = 'debug'\n[node]\nid = 'other'\n")
+        assert cli.main(["reload", "--api", node.api]) == 0
+        assert capsys.readouterr().out == (
+            "Changed: log.level.\nNot changed until the node is stopped and started again: node.id.\n"
+        )
+        assert cli.main(["reload", "--api", node.api, "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["changed"], answer["needs_restart"]) == ([], ["node.id"])
+        path.write_text("[log]\nlevel = 1\n[hls]\nwindow = 'x'\n")
+        assert cli.main(["reload", "--api", node.api]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 2
+        assert f"pyrtmp: {path}:2: log.level: should be 'debug'" in err and f"pyrtmp: {path}:4: hls.window: " in err
+    finally:
+        _, log = node.end(signal.SIGTERM)
+    assert "reload_refused" in log and "Traceback" not in log
+
+
+def test_restart_without_workers(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["restart", "--api", running.api]) == 1
+    assert capsys.readouterr().err == "pyrtmp: this node has no workers to restart\n"
 
 
 def test_what_is_not_the_api(running: Running, capsys: pytest.CaptureFixture[str]) -> None:

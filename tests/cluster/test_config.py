@@ -11,10 +11,12 @@ import pytest
 
 from cluster.config import (
     BOUNDS,
+    RESTART,
     Address,
     Config,
     ConfigError,
     Problem,
+    compare,
     example,
     load,
     loading,
@@ -51,10 +53,21 @@ def test_defaults() -> None:
     assert str(node.rtmp.listen) == "0.0.0.0:1935"
     assert str(node.http.listen) == "0.0.0.0:8080"
     assert str(node.api.listen) == "127.0.0.1:1985"
-    assert (node.node.role, node.node.workers, node.node.drain_seconds) == ("origin", 0, 10.0)
+    assert (node.node.role, node.node.drain_seconds) == ("origin", 10.0)
     assert (node.egress.min_delay_ms, node.egress.max_delay_ms) == (0.0, 350.0)
     assert node.http.cors_origins == ("*",)
     assert node.api.token is None
+
+
+@pytest.mark.parametrize(
+    ("platform", "cores", "workers"), [("linux", 1, 1), ("linux", 12, 12), ("linux", 1000, 256), ("darwin", 12, 0)]
+)
+def test_a_worker_for_each_core(monkeypatch: pytest.MonkeyPatch, platform: str, cores: int, workers: int) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    assert load(None, [], {}).node.workers == workers
+    assert load(None, ["node.workers=3"], {}).node.workers == 3
+    assert "one per core" in reference() and "# workers = 4" in example()
 
 
 def test_precedence(tmp_path: Path) -> None:
@@ -194,7 +207,7 @@ listen = "0.0.0.0:1"
 
 [node]
 role = "edge"
-workers = 2
+workers = -2
 
 [rtmp]
 lisen = "0.0.0.0:1935"
@@ -229,7 +242,7 @@ x = 1
     assert [(each.source.removeprefix(str(path)), each.key, each.reason) for each in found] == [
         (":2", "listen", "no such key; did you mean rtmp.listen or http.listen or api.listen?"),
         (":5", "node.role", '"edge" does not work in this version; only "origin" does'),
-        (":6", "node.workers", "this version runs everything in one process; only 0 works"),
+        (":6", "node.workers", "should be greater than or equal to 0, not -2"),
         (":9", "rtmp.lisen", "no such key; did you mean rtmp.listen?"),
         (":15", "limits.max_amf_depth", 'should be a valid integer, not "32"'),
         (":16", "limits.max_chunk_streams", "should be greater than or equal to 4, not 1"),
@@ -433,6 +446,54 @@ m = 1
         "k.l.m": 15,
         "a.z": 16,
     }
+
+
+# What can change while a node runs
+
+
+def changed(before: list[str], after: list[str]) -> tuple[tuple[str, ...], tuple[str, ...], Config]:
+    changes = compare(load(None, before, {}), load(None, after, {}))
+    return changes.live, changes.restart, changes.config
+
+
+def test_nothing_changes() -> None:
+    assert changed(["hls.window=30"], ["hls.window=30"]) == ((), (), load(None, ["hls.window=30"], {}))
+
+
+def test_what_follows_at_once_and_what_waits() -> None:
+    live, restart, config = changed(
+        ["rtmp.listen=127.0.0.1:1"], ["rtmp.listen=127.0.0.1:2", "node.id=x", "node.drain_seconds=3", "hls.window=30"]
+    )
+    assert live == ("node.drain_seconds", "hls.window")
+    assert restart == ("node.id", "rtmp.listen")
+    # What waits stays as it was, and is told again at the next time.
+    assert (config.rtmp.listen.port, config.node.id) == (1, Config().node.id)
+    assert (config.node.drain_seconds, config.hls.window) == (3, 30)
+
+
+def test_every_option_either_waits_or_follows() -> None:
+    sections = {name.partition(".")[0] for name in options() if name not in RESTART}
+    assert sections == {"node", "http", "api", "egress", "limits", "timeouts", "stream", "hls", "log"}
+    assert set(options()) >= RESTART
+    assert {name for name in options() if name.startswith(("node.", "rtmp.")) and name not in RESTART} == {
+        "node.drain_seconds"
+    }
+
+
+def test_a_token_changes() -> None:
+    live, restart, config = changed(["api.token=a"], ["api.token=b"])
+    assert (live, restart, config.api.secret) == (("api.token",), (), "b")
+    live, restart, config = changed(["api.token=a"], [])
+    assert (live, restart, config.api.secret) == (("api.token",), (), "")
+
+
+def test_an_open_api_keeps_its_token() -> None:
+    """A listener that others reach stays open until the restart, so its token must stay, too."""
+    live, restart, config = changed(["api.listen=0.0.0.0:1", "api.token=a"], ["api.listen=127.0.0.1:1"])
+    assert (live, restart) == ((), ("api.listen", "api.token"))
+    assert config.api.secret == "a" and not config.api.listen.is_loopback
+    live, restart, config = changed(["api.listen=0.0.0.0:1", "api.token=a"], ["api.listen=0.0.0.0:1", "api.token=b"])
+    assert (live, restart, config.api.secret) == (("api.token",), (), "b")
 
 
 # What people read

@@ -1,67 +1,36 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.metrics import MAX_REASONS, Metrics
+from cluster.metrics import Metrics
+from cluster.reports import MAX_REASONS, Gauges, Numbers
 from pyrtmp.counters import Counters
-from pyrtmp.hub import Hub
-from pyrtmp.names import StreamKey
-from pyrtmp.settings import StreamSettings
 
 
-@dataclass
-class FakeServer:
-    counters: Counters = field(default_factory=Counters)
-    rounds: Any = field(default_factory=lambda: SimpleNamespace(delay=0.02))
-    hub: Hub = field(default_factory=lambda: Hub(StreamSettings(), lambda stream: None))
-    clients: dict[str, Any] = field(default_factory=dict)
+def page(*parts: Numbers, ready: bool = True) -> str:
+    return Metrics(version="1.2.3", node="n1").page(parts, ready=ready).decode()
 
 
-class FakeHls:
-    def __len__(self) -> int:
-        return 3
-
-    def memory(self) -> int:
-        return 4096
-
-
-class FakeAudience:
-    def __init__(self) -> None:
-        self.bytes_out: Counter[StreamKey] = Counter()
-
-    def viewers(self) -> Counter[StreamKey]:
-        return Counter({StreamKey("live", "a"): 2, StreamKey("live", "b"): 1})
-
-
-def values(server: FakeServer, ready: bool = True) -> dict[str, float]:
-    page = metrics(server, ready).page().decode()
+def values(*parts: Numbers, ready: bool = True) -> dict[str, float]:
     return {
         each.name + "".join(f" {name}={value}" for name, value in sorted(each.labels.items())): each.value
-        for family in text_string_to_metric_families(page)
+        for family in text_string_to_metric_families(page(*parts, ready=ready))
         for each in family.samples
     }
 
 
-def metrics(server: FakeServer, ready: bool = True) -> Metrics:
-    return Metrics(server, FakeHls(), FakeAudience(), version="1.2.3", node="n1", ready=lambda: ready)
-
-
-def client(protocol: str, role: str, bytes_in: int = 0, bytes_out: int = 0) -> Any:
-    return SimpleNamespace(protocol=protocol, role=role, bytes_in=bytes_in, bytes_out=bytes_out)
-
-
 def test_every_metric_is_described_and_well_named() -> None:
-    server = FakeServer()
-    server.counters.refused["handshake"] = 1
-    families = list(text_string_to_metric_families(metrics(server).page().decode()))
-    assert len({family.name for family in families}) == len(families) > 25
+    numbers = Numbers(counters=Counters(refused=Counter(handshake=1)))
+    families = list(text_string_to_metric_families(page(numbers)))
+    assert len({family.name for family in families}) == len(families) > 30
     for family in families:
         assert family.name.startswith(("pyrtmp_", "process_")), family.name
         assert len(family.documentation) > 10 and family.documentation.endswith("."), family.name
@@ -73,44 +42,42 @@ def test_every_metric_is_described_and_well_named() -> None:
             assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
 
 
-def test_bytes_go_on_when_a_connection_ends() -> None:
-    server = FakeServer()
-    server.clients = {"a": client("rtmp", "publish", 1000), "b": client("rtmp", "play", 10, 500)}
-    before = values(server)
-    assert before["pyrtmp_received_bytes_total"] == 1010
-    assert before["pyrtmp_sent_bytes_total protocol=rtmp"] == 500
-    server.clients = {}
-    server.counters.bytes_in = 1010
-    server.counters.bytes_out["rtmp"] = 500
-    after = values(server)
-    assert after["pyrtmp_received_bytes_total"] == 1010
-    assert after["pyrtmp_sent_bytes_total protocol=rtmp"] == 500
-    assert after["pyrtmp_sent_bytes_total protocol=flv"] == 0
-
-
 def test_clients_streams_and_viewers() -> None:
-    server = FakeServer()
-    server.clients = {"a": client("rtmp", "publish"), "b": client("flv", "play"), "c": client("flv", "play")}
-    server.hub.open(StreamKey("live", "x"), 0.0).wait(lambda: None)
-    found = values(server)
+    now = Gauges(
+        clients={"rtmp": {"publish": 1, "play": 2}, "flv": {"play": 2}}, viewers={"rtmp": 2, "flv": 2}, held=1,
+        awaited=frozenset({1, 2}), gone=frozenset({2}), watchers=frozenset({7, 8, 9}), waiting=4, gop_bytes=5,
+        log_bytes=6, hls_streams=3, hls_bytes=4096, round_delay=0.02,
+    )  # fmt: skip
+    found = values(Numbers(now=now))
     assert found["pyrtmp_clients protocol=rtmp role=publish"] == 1
     assert found["pyrtmp_clients protocol=rtmp role=idle"] == 0
     assert found["pyrtmp_clients protocol=flv role=play"] == 2
-    assert found["pyrtmp_streams state=awaited"] == 1 and found["pyrtmp_streams state=live"] == 0
-    assert found["pyrtmp_waiting_viewers"] == 1
-    assert found["pyrtmp_viewers protocol=hls"] == 3
+    assert found["pyrtmp_streams state=awaited"] == 1 and found["pyrtmp_streams state=gone"] == 1
+    assert found["pyrtmp_streams state=live"] == 1
+    assert [found[f"pyrtmp_viewers protocol={each}"] for each in ("rtmp", "flv", "hls")] == [2, 2, 3]
+    assert found["pyrtmp_waiting_viewers"] == 4
+    assert (found["pyrtmp_gop_bytes"], found["pyrtmp_wire_log_bytes"]) == (5, 6)
     assert (found["pyrtmp_hls_streams"], found["pyrtmp_hls_memory_bytes"]) == (3, 4096)
     assert found["pyrtmp_round_delay_seconds"] == 0.02
 
 
+def test_zeros_are_there_from_the_start() -> None:
+    found = values(Numbers())
+    for name in (
+        "pyrtmp_sent_bytes_total protocol=flv", "pyrtmp_plays_total protocol=hls", "pyrtmp_viewers protocol=rtmp",
+        "pyrtmp_clients protocol=flv role=play", "pyrtmp_streams state=gone", "pyrtmp_workers",
+    ):  # fmt: skip
+        assert found[name] == 0
+    assert values().keys() == found.keys()  # also before any worker has told anything
+
+
 @pytest.mark.parametrize("ready", [True, False])
 def test_readiness(ready: bool) -> None:
-    assert values(FakeServer(), ready)["pyrtmp_ready"] == ready
+    assert values(Numbers(), ready=ready)["pyrtmp_ready"] == ready
 
 
 def test_every_counter_is_on_the_page() -> None:
-    server = FakeServer()
-    counters = server.counters
+    counters = Counters()
     names = {
         "connections": "connections", "publishes": "publishes", "takeovers": "takeovers", "skips": "skips",
         "stalls": "stalls", "dropped_messages": "dropped_messages", "log_failures": "log_failures",
@@ -120,7 +87,7 @@ def test_every_counter_is_on_the_page() -> None:
         setattr(counters, name, number)
     counters.refused["chunk"], counters.plays["flv"], counters.bytes_out["hls"] = 20, 21, 22
     assert {*names, "refused", "plays", "bytes_out"} == set(Counters.__dataclass_fields__)
-    found = values(server)
+    found = values(Numbers(counters=counters))
     for number, name in enumerate(names.values(), 1):
         assert found[f"pyrtmp_{name}_total"] == number
     assert found["pyrtmp_refused_total reason=chunk"] == 20
@@ -128,23 +95,66 @@ def test_every_counter_is_on_the_page() -> None:
     assert found["pyrtmp_sent_bytes_total protocol=hls"] == 22
 
 
+def test_processes_add_up() -> None:
+    counters = Counters(connections=5, plays=Counter(rtmp=2))
+    parts = [
+        Numbers(worker=0, restarts=1, counters=counters, ipc_bytes_in=3, ipc_bytes_out=4, now=Gauges(cpu_share=0.2)),
+        Numbers(worker=1, restarts=2, counters=counters, now=Gauges(cpu_share=0.7, round_delay=0.1)),
+        Numbers(counters=counters, ipc_bytes_out=10),
+    ]
+    found = values(*parts)
+    assert found["pyrtmp_connections_total"] == 15 and found["pyrtmp_plays_total protocol=rtmp"] == 6
+    assert found["pyrtmp_workers"] == 2 and found["pyrtmp_worker_restarts_total"] == 3
+    assert found["pyrtmp_worker_busiest_share"] == 0.7 and found["pyrtmp_round_delay_seconds"] == 0.1
+    assert found["pyrtmp_ipc_bytes_total"] == 17
+    assert "worker=" not in page(*parts)
+
+
+def test_restarts_while_one_worker_replaces_another() -> None:
+    parts = [Numbers(worker=0, restarts=2), Numbers(worker=0, restarts=1), Numbers(worker=1, restarts=1), Numbers()]
+    found = values(*parts)
+    assert (found["pyrtmp_workers"], found["pyrtmp_worker_restarts_total"]) == (3, 3)
+
+
+@pytest.fixture
+def child() -> Iterator[int]:
+    """The id of another process."""
+    process = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    yield process.pid
+    process.communicate()
+
+
+def test_a_process_metric_is_about_the_node(child: int) -> None:
+    own = values(Numbers(pid=os.getpid(), cpu_seconds=1e6))
+    assert own["process_cpu_seconds_total"] < 1e6  # this process is not counted again
+    both = values(
+        Numbers(worker=0, pid=child, cpu_seconds=1000), Numbers(worker=1, pid=2**22 + 1), Numbers(cpu_seconds=500)
+    )
+    assert both["process_cpu_seconds_total"] == pytest.approx(own["process_cpu_seconds_total"] + 1500, abs=1)
+    assert both["process_resident_memory_bytes"] > own["process_resident_memory_bytes"] + 2_000_000
+    assert both["process_virtual_memory_bytes"] > own["process_virtual_memory_bytes"]
+    assert both["process_start_time_seconds"] == own["process_start_time_seconds"]
+    assert both["process_max_fds"] == own["process_max_fds"]
+    assert both["process_open_fds"] == own["process_open_fds"] > 3  # the child has fewer
+    assert {name for name in both if name.startswith("process_")} == {
+        "process_cpu_seconds_total", "process_resident_memory_bytes", "process_virtual_memory_bytes",
+        "process_start_time_seconds", "process_max_fds", "process_open_fds",
+    }  # fmt: skip
+
+
 def test_reasons_are_bounded_and_escaped() -> None:
-    server = FakeServer()
-    server.counters.refused['say "no"\n\\'] = 5
+    counters = Counters()
+    counters.refused['say "no"\n\\'] = 5
     for number in range(1000):
-        server.counters.refused[f"made up {number}"] += 1
-    reasons = {name: value for name, value in values(server).items() if name.startswith("pyrtmp_refused")}
+        counters.refused[f"made up {number}"] += 1
+    reasons = {
+        name: value for name, value in values(Numbers(counters=counters)).items() if name.startswith("pyrtmp_refused")
+    }
     assert len(reasons) == MAX_REASONS + 1
     assert sum(reasons.values()) == 1005
     assert reasons['pyrtmp_refused_total reason=say "no"\n\\'] == 5
 
 
-def test_no_name_of_a_stream_or_address_is_a_label() -> None:
-    server = FakeServer()
-    server.hub.open(StreamKey("private-app", "private-name"), 0.0)
-    assert b"private" not in metrics(server).page()
-
-
 def test_build() -> None:
-    [info] = [name for name in values(FakeServer()) if name.startswith("pyrtmp_build_info")]
+    [info] = [name for name in values() if name.startswith("pyrtmp_build_info")]
     assert "version=1.2.3" in info and "node=n1" in info

@@ -3,19 +3,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import resource
 import signal
 import socket
 
+import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from cluster import logs
 from cluster.config import Config, ConfigError, Problem, load
-from cluster.node import Node, StartError, raise_descriptor_limit
+from cluster.node import Node
+from cluster.opening import StartError
 from pyrtmp.aio.client import Client
 
-HERE = ["rtmp.listen=127.0.0.1:0", "http.listen=127.0.0.1:0", "api.listen=127.0.0.1:0"]
+HERE = ["rtmp.listen=127.0.0.1:0", "http.listen=127.0.0.1:0", "api.listen=127.0.0.1:0", "node.workers=0"]
 
 
 def settings(*more: str) -> Config:
@@ -114,40 +114,53 @@ async def test_an_address_of_another_machine() -> None:
     await node.close()
 
 
-def test_reload(monkeypatch: pytest.MonkeyPatch) -> None:
-    configured: list[str] = []
-    monkeypatch.setattr(logs, "configure", lambda **settings: configured.append(settings["level"]))
+async def test_reload() -> None:
     answers: list[Config | ConfigError] = [
-        settings("log.level=debug", "egress.min_delay_ms=300", "hls.window=30"),
+        settings("egress.min_delay_ms=300", "api.token=s3cret", "node.drain_seconds=3", "node.id=other"),
         ConfigError([Problem("node.toml:3", "hls.window", "should be a number")]),
     ]
 
-    def reload() -> Config:
+    def read() -> Config:
         answer = answers.pop(0)
         if isinstance(answer, ConfigError):
             raise answer
         return answer
 
-    node = Node(settings(), reload=reload)
-    assert node.server.rounds.delay < 0.3
-    with capture_logs() as events:
-        node.reload()
-        assert node.server.rounds.delay == 0.3
-        node.reload()
-    assert configured == ["debug"]
-    assert [each["event"] for each in events] == ["reloaded", "reload_refused"]
-    assert events[0]["needs_restart"] == "hls"
-    assert events[1]["problem"] == "node.toml:3: hls.window: should be a number"
-
-
-def test_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    node = Node(settings(), reload=read)
+    await node.start()
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, hard), hard))
-        raise_descriptor_limit()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+        async with aiohttp.ClientSession(f"http://{node.api_address}") as http:
+
+            async def version(**headers: str) -> int:
+                async with http.get("/api/v1/version", headers=headers) as response:
+                    return response.status
+
+            assert await version() == 200
+            done = node.reload()
+            assert done.changed == ("node.drain_seconds", "api.token", "egress.min_delay_ms")
+            assert done.needs_restart == ("node.id",)
+            assert node.server.rounds.delay == 0.3
+            assert await version() == 401
+            assert await version(Authorization="Bearer s3cret") == 200
+            assert node.reload().problems == ("node.toml:3: hls.window: should be a number",)
+            assert node.server.rounds.delay == 0.3
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await node.close()
+
+
+async def test_hangup_reloads() -> None:
+    read = asyncio.Event()
+
+    def settings_again() -> Config:
+        read.set()
+        return settings()
+
+    node = Node(settings(), reload=settings_again)
+    node.obey_signals()
+    os.kill(os.getpid(), signal.SIGHUP)
+    async with asyncio.timeout(5):
+        await read.wait()
+    await node.close()
 
 
 async def test_the_demo_is_an_ordinary_publisher() -> None:

@@ -1,0 +1,183 @@
+"""The data plane of one process: the RTMP server, the viewers' HTTP server, and what is known of them.
+
+It opens no socket by itself: whoever owns the engine gives it listeners or connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from importlib.metadata import version
+from time import monotonic
+from typing import Any, Final
+
+import structlog
+
+from cluster.config import Config
+from cluster.facts import ALONE, Facts
+from cluster.memory import Trimmer
+from cluster.reports import Load, Numbers
+from hls.http import ViewerSite
+from hls.sharing import Feeds
+from pyrtmp.aio.server import Server
+
+VERSION: Final = version("pyrtmp-cluster")
+
+_SAMPLE_SECONDS: Final = 1.0
+_FRESH_SECONDS: Final = 0.1
+"""A sample so young is as good as a new one: rates keep every sample they get."""
+_TRIM_SECONDS: Final = 0.25
+
+_log = structlog.get_logger(__name__)
+
+
+class Engine:
+    """Streams, publishers and viewers of one process.
+
+    ``rtmp_port`` is what the page tells viewers.  ``streams`` gives what the page lists; without it, the live streams
+    of this process.  ``worker`` is its number, where it is one of several.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        rtmp_port: int = 1935,
+        streams: Callable[[], Awaitable[list[dict[str, Any]]]] | None = None,
+        worker: int = ALONE,
+    ) -> None:
+        self.rtmp_port = rtmp_port
+        """May be set until ``start``."""
+        self.config = config
+        """In force."""
+        limits = config.limits
+        self.server = Server(
+            stream=config.stream,
+            egress=config.egress,
+            limits=limits,
+            timeouts=config.timeouts,
+            journal=structlog.get_logger("rtmp"),
+            max_connections=limits.max_connections,
+            max_connections_per_address=limits.max_connections_per_address,
+        )
+        self.facts = Facts(self.server, worker=worker)
+        self.worker = worker
+        self._streams = streams
+        self._site: ViewerSite | None = None
+        self._load = Load()
+        self._numbers = Numbers(worker=worker, pid=os.getpid())
+        self._sampled = 0.0
+        self._trimmer = Trimmer()
+        self._sampling: asyncio.TimerHandle | None = None
+        self._trimming: asyncio.TimerHandle | None = None
+
+    @property
+    def site(self) -> ViewerSite:
+        """The viewers' HTTP server, there from ``start`` on."""
+        assert self._site is not None, "the engine was not started"
+        return self._site
+
+    def start(self, *, feeds: Feeds | None = None) -> None:
+        """Begin to take samples and to give memory back.  Opens no listener.
+
+        ``feeds``: where other workers' HLS is found.
+        """
+        self._site = ViewerSite(
+            self.server,
+            hls=self.config.hls,
+            cors_origins=self.config.http.cors_origins,
+            streams=self._streams or self.facts.page,
+            rtmp_port=self.rtmp_port,
+            version=VERSION,
+            feeds=feeds,
+        )
+        self.facts.audience = self._site.audience
+        self._tick()
+        self._trim()
+
+    def sample(self) -> None:
+        """Look at everything now, unless that was done just before."""
+        now = monotonic()
+        if now - self._sampled < _FRESH_SECONDS:
+            return
+        self._sampled = now
+        self.facts.sample()
+        self._load.sample(now)
+        self._numbers = Numbers.take(
+            self.server, self.site.hls, self.facts, worker=self.worker, cpu_share=self._load.share
+        )
+
+    def numbers(self, *, ipc: tuple[int, int] = (0, 0)) -> Numbers:
+        """As of the newest sample, which is at most a second old.
+
+        ``ipc``: bytes received from and sent to other processes of the node.
+        """
+        return replace(self._numbers, ipc_bytes_in=ipc[0], ipc_bytes_out=ipc[1])
+
+    def kick_client(self, id: str) -> bool:
+        """Close a client's connection; whether there was one."""
+        client = self.server.clients.get(id)
+        if client is None:
+            return False
+        client.kick()
+        return True
+
+    def end_stream(self, app: str, name: str) -> bool:
+        """End a stream and let its publisher and viewers go; whether there was one."""
+        stream = self.server.hub.find(app, name)
+        if stream is None:
+            return False
+        _log.info("stream_ended_by_operator", stream=str(stream.key))
+        self.server.hub.end(stream, monotonic())
+        return True
+
+    def configure(self, config: Config) -> None:
+        """Use other settings, as far as they can change while this runs (``cluster.config.compare``)."""
+        limits = config.limits
+        self.server.configure(
+            stream=config.stream,
+            egress=config.egress,
+            limits=limits,
+            timeouts=config.timeouts,
+            max_connections=limits.max_connections,
+            max_connections_per_address=limits.max_connections_per_address,
+        )
+        if self._site is not None:
+            self._site.configure(hls=config.hls, cors_origins=config.http.cors_origins)
+        self.config = config
+
+    async def drain(self, seconds: float, cut: asyncio.Event) -> None:
+        """Take nobody new, end the streams, let viewers have the rest: for at most ``seconds``, or until ``cut``."""
+        started = monotonic()
+        _log.info("draining", clients=len(self.server.clients), streams=len(self.server.hub))
+        self.server.stop_accepting()
+        if self._site is not None:
+            self._site.stop_accepting()
+        ended = asyncio.ensure_future(self.server.close())
+        impatient = asyncio.ensure_future(cut.wait())
+        await asyncio.wait((ended, impatient), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        impatient.cancel()
+        if not ended.done():
+            ended.cancel()
+            _log.warning("drain_cut_short", clients=len(self.server.clients))
+        await asyncio.wait((ended, impatient))
+        _log.info("ended", seconds=round(monotonic() - started, 2))
+
+    async def close(self) -> None:
+        """Close what is still open; may be called in any state."""
+        for timer in (self._sampling, self._trimming):
+            if timer is not None:
+                timer.cancel()
+        await self.server.close()
+        if self._site is not None:
+            await self._site.close()
+
+    def _tick(self) -> None:
+        self.sample()
+        self._sampling = asyncio.get_running_loop().call_later(_SAMPLE_SECONDS, self._tick)
+
+    def _trim(self) -> None:
+        self._trimmer.look(sum(stream.gop_size[1] for stream in self.server.hub), monotonic())
+        self._trimming = asyncio.get_running_loop().call_later(_TRIM_SECONDS, self._trim)

@@ -1,0 +1,85 @@
+"""The processes of a node, as its API and its metrics see them: one, or a supervisor with its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cluster.engine import Engine
+from cluster.facts import ClientFacts, StreamFacts
+from cluster.reloading import Reloaded
+from cluster.reports import Numbers
+
+
+class Fleet(Protocol):
+    """What the API asks and orders.  Lists are of all processes together."""
+
+    def ready(self) -> bool:
+        """Whether new clients are welcome."""
+
+    async def numbers(self) -> list[Numbers]:
+        """Of every worker, the newest; what is left of those that ended as one more without a worker's number."""
+
+    async def streams(self, start: int = 0, count: int | None = None) -> list[StreamFacts]:
+        """Streams in the order in which they began, without their metadata."""
+
+    async def stream(self, app: str, name: str) -> StreamFacts | None:
+        """One stream with its metadata, if it is there."""
+
+    async def clients(self, start: int = 0, count: int | None = None) -> list[ClientFacts]:
+        """Clients in the order in which they came."""
+
+    async def client(self, id: str) -> ClientFacts | None:
+        """One client, if it is there."""
+
+    async def kick_client(self, id: str) -> bool:
+        """Close a client's connection; whether there was one."""
+
+    async def end_stream(self, app: str, name: str) -> bool:
+        """End a stream and let its publisher and viewers go; whether there was one."""
+
+    async def reload(self) -> Reloaded:
+        """Read the settings again; what can change while running does."""
+
+    async def restart_workers(self) -> bool:
+        """Begin to replace the workers one after the other; False while that goes on, and where there are none."""
+
+
+class OneProcess:
+    """The fleet of a node that has no workers: this process."""
+
+    def __init__(self, engine: Engine, *, ready: Callable[[], bool], reload: Callable[[], Reloaded]) -> None:
+        self._engine = engine
+        self._ready = ready
+        self._reload = reload
+
+    def ready(self) -> bool:
+        return self._ready()
+
+    async def numbers(self) -> list[Numbers]:
+        self._engine.sample()
+        return [self._engine.numbers()]
+
+    async def streams(self, start: int = 0, count: int | None = None) -> list[StreamFacts]:
+        return self._engine.facts.streams(start, count)
+
+    async def stream(self, app: str, name: str) -> StreamFacts | None:
+        return self._engine.facts.stream(app, name)
+
+    async def clients(self, start: int = 0, count: int | None = None) -> list[ClientFacts]:
+        return self._engine.facts.clients(start, count)
+
+    async def client(self, id: str) -> ClientFacts | None:
+        return self._engine.facts.client(id)
+
+    async def kick_client(self, id: str) -> bool:
+        return self._engine.kick_client(id)
+
+    async def end_stream(self, app: str, name: str) -> bool:
+        return self._engine.end_stream(app, name)
+
+    async def reload(self) -> Reloaded:
+        return self._reload()
+
+    async def restart_workers(self) -> bool:
+        return False

@@ -1,0 +1,338 @@
+"""What one process of a node tells the others: its numbers, its streams, its clients, as JSON of bounded size.
+
+Numbers of several processes add up.  Those of one that ended keep its counters, so that no total ever goes back.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter
+
+from cluster.facts import ALONE, ClientFacts, Facts, StreamFacts
+from cluster.marks import MAX_MARKS, Marks, mark
+from pyrtmp.counters import Counters
+from pyrtmp.stream import State, Stream
+
+MAX_BYTES: Final = 32 * 1024 * 1024
+"""Longest report; 20,000 streams with names of ordinary length take half of it."""
+MAX_ENTRIES: Final = 20_000
+"""Most streams or clients of one report; what is beyond is left out."""
+MAX_REASONS: Final = 64
+"""Most reasons of refusals that are told apart; hooks may make up their own."""
+
+SHARE_SECONDS: Final = 5.0
+"""What a process's share of a core is taken over."""
+
+Entry = TypeVar("Entry")
+
+
+class Rounds(Protocol):
+    """A ``pyrtmp.aio.rounds.Rounds``."""
+
+    @property
+    def delay(self) -> float: ...
+
+
+class Source(Protocol):
+    """A ``pyrtmp.aio.server.Server``."""
+
+    @property
+    def counters(self) -> Counters: ...
+
+    @property
+    def rounds(self) -> Rounds: ...
+
+    @property
+    def hub(self) -> Iterable[Stream]: ...
+
+
+class Packager(Protocol):
+    """A ``hls.live.HlsService``."""
+
+    @property
+    def packaged(self) -> int: ...
+
+    def memory(self) -> int: ...
+
+
+# Numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauges:
+    """What is so at this moment.  Nothing of it is left of a process that ended."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    resident_bytes: int = 0
+    cpu_share: float = 0.0
+    """Of one core, over ``SHARE_SECONDS``; of several processes, the busiest one's."""
+    clients: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Connections by protocol and role."""
+    held: int = 0
+    """Streams with a publisher."""
+    gone: Marks = frozenset()
+    """Streams whose publisher left: several processes may have viewers that wait for it."""
+    awaited: Marks = frozenset()
+    """Streams that never had one."""
+    viewers: dict[str, int] = field(default_factory=dict)
+    """Viewers that are connections, by protocol."""
+    watchers: Marks = frozenset()
+    """HLS players."""
+    waiting: int = 0
+    gop_bytes: int = 0
+    log_bytes: int = 0
+    hls_streams: int = 0
+    hls_bytes: int = 0
+    round_delay: float = 0.0
+    """Seconds; of several processes, the longest."""
+    kbps_in: float = 0.0
+    """From publishers, kilobits per second over ``cluster.facts.LONG_SECONDS``."""
+    kbps_out: float = 0.0
+    """To viewers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """What there is to count of a process, or of several together."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    worker: int = ALONE
+    """``ALONE``: no worker, or several processes."""
+    pid: int = 0
+    restarts: int = 0
+    """How many processes this worker had before; told by whoever starts them."""
+    counters: Counters = field(default_factory=Counters)
+    """Bytes of connections that have not ended are in these."""
+    cpu_seconds: float = 0.0
+    ipc_bytes_in: int = 0
+    """Received from other processes of the node."""
+    ipc_bytes_out: int = 0
+    now: Gauges = field(default_factory=Gauges)
+
+    @classmethod
+    def take(
+        cls,
+        server: Source,
+        hls: Packager,
+        facts: Facts,
+        *,
+        worker: int = ALONE,
+        cpu_share: float = 0.0,
+    ) -> Numbers:
+        """The numbers of this process as of the newest sample of ``facts``, which must be just taken."""
+        tally = facts.tally
+        counters = _copy(server.counters)
+        counters.bytes_in += tally.bytes_in
+        counters.bytes_out.update(tally.bytes_out)
+        clients: dict[str, dict[str, int]] = {}
+        for (protocol, role), number in tally.clients.items():
+            clients.setdefault(protocol, {})[role] = number
+        viewers = Counter[str]()
+        held = waiting = logs = groups = 0
+        gone: list[int] = []
+        awaited: list[int] = []
+        for stream in server.hub:
+            waiting += stream.waiting
+            groups += stream.gop_size[1]
+            for name, lane in stream.lanes.items():
+                viewers[name] += len(lane.viewers)
+                if not stream.relayed:  # the memory is the holder's
+                    logs += lane.log.bytes
+            if stream.state is State.LIVE:
+                held += not stream.relayed
+            elif stream.state in (State.GONE, State.AWAITED):
+                (gone if stream.state is State.GONE else awaited).append(mark(str(stream.key)))
+        return cls(
+            worker=worker,
+            pid=os.getpid(),
+            counters=counters,
+            cpu_seconds=round(time.process_time(), 3),
+            now=Gauges(
+                resident_bytes=resident_bytes(),
+                cpu_share=cpu_share,
+                clients=clients,
+                held=held,
+                gone=frozenset(gone[:MAX_MARKS]),
+                awaited=frozenset(awaited[:MAX_MARKS]),
+                viewers=dict(viewers),
+                watchers=frozenset(islice(tally.watchers, MAX_MARKS)),
+                waiting=waiting,
+                gop_bytes=groups,
+                log_bytes=logs,
+                hls_streams=hls.packaged,
+                hls_bytes=hls.memory(),
+                round_delay=server.rounds.delay,
+                kbps_in=tally.kbps_in,
+                kbps_out=tally.kbps_out,
+            ),
+        )
+
+    def retired(self) -> Numbers:
+        """What remains when the process has ended: its counters."""
+        return replace(self, worker=ALONE, pid=0, restarts=0, now=Gauges())
+
+    def to_json(self) -> bytes:
+        """As ``from_json`` reads it."""
+        return _numbers().dump_json(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Numbers:
+        """Raises ``ValueError``."""
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"a report of {len(data)} bytes")
+        return _numbers().validate_json(data)
+
+    # Derived
+
+    @property
+    def connections(self) -> int:
+        """RTMP connections and HTTP-FLV viewers."""
+        return sum(sum(roles.values()) for roles in self.now.clients.values())
+
+    @property
+    def publishers(self) -> int:
+        """Connections that publish."""
+        return sum(roles.get("publish", 0) for roles in self.now.clients.values())
+
+    @property
+    def viewers(self) -> dict[str, int]:
+        """Viewers by protocol, HLS players included."""
+        return {**self.now.viewers, "hls": len(self.now.watchers)}
+
+    @property
+    def streams(self) -> dict[str, int]:
+        """Streams by state."""
+        now = self.now
+        return {
+            State.AWAITED.value: len(now.awaited - now.gone),
+            State.LIVE.value: now.held,
+            State.GONE.value: len(now.gone),
+        }
+
+
+def merge(numbers: Iterable[Numbers]) -> Numbers:
+    """All processes together."""
+    return functools.reduce(_add_numbers, numbers, Numbers())
+
+
+def _add_numbers(one: Numbers, other: Numbers) -> Numbers:
+    sum: Numbers = _add(one, other)
+    return replace(sum, worker=ALONE, pid=0)
+
+
+_HIGHEST: Final = ("cpu_share", "round_delay")
+
+
+def _add(one: Any, other: Any) -> Any:
+    """The sum of two values of the same kind: of their fields, of their entries; of sets, what is in either."""
+    match one:
+        case Numbers() | Gauges() | Counters():
+            sums = {
+                each.name: (max if each.name in _HIGHEST else _add)(getattr(one, each.name), getattr(other, each.name))
+                for each in fields(one)
+            }
+            return replace(one, **sums)
+        case Counter():
+            return Counter({**one, **{key: one[key] + number for key, number in other.items()}})
+        case dict():
+            return {**one, **{key: _add(one[key], value) if key in one else value for key, value in other.items()}}
+        case frozenset():
+            return one | other
+        case _:
+            return one + other
+
+
+def _copy(counters: Counters) -> Counters:
+    """A copy that shares nothing, with no more reasons than can be told."""
+    reasons = list(counters.refused.items())
+    refused = Counter(dict(reasons[:MAX_REASONS]))
+    if len(reasons) > MAX_REASONS:
+        refused["other"] += sum(number for _, number in reasons[MAX_REASONS:])
+    return replace(
+        counters, refused=refused, plays=Counter(counters.plays), bytes_out=Counter(counters.bytes_out)
+    )
+
+
+@functools.cache
+def _numbers() -> TypeAdapter[Numbers]:
+    return TypeAdapter(Numbers)
+
+
+# Streams and clients
+
+
+class Entries(Generic[Entry]):
+    """A list as JSON and back."""
+
+    def __init__(self, kind: type[Entry]) -> None:
+        self._kind = kind
+
+    @functools.cached_property
+    def _adapter(self) -> TypeAdapter[list[Entry]]:
+        return TypeAdapter(list[self._kind])  # type: ignore[name-defined]
+
+    def to_json(self, entries: Iterable[Entry]) -> bytes:
+        """As ``from_json`` reads it: as many from the first on as may be told."""
+        kept = list(islice(entries, MAX_ENTRIES))
+        while len(data := self._adapter.dump_json(kept)) > MAX_BYTES:
+            kept = kept[: len(kept) // 2]
+        return data
+
+    def from_json(self, data: bytes) -> list[Entry]:
+        """Raises ``ValueError``."""
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"a report of {len(data)} bytes")
+        entries = self._adapter.validate_json(data)
+        if len(entries) > MAX_ENTRIES:
+            raise ValueError(f"a report of {len(entries)} entries")
+        return entries
+
+
+STREAMS: Final = Entries(StreamFacts)
+CLIENTS: Final = Entries(ClientFacts)
+
+
+# A process
+
+
+class Load:
+    """The share of one core that this process takes."""
+
+    def __init__(self, cpu: Callable[[], float] = time.process_time) -> None:
+        self._cpu = cpu
+        self._samples: deque[tuple[float, float]] = deque()
+
+    def sample(self, now: float) -> None:
+        """To be called about once a second."""
+        samples = self._samples
+        samples.append((now, self._cpu()))
+        while samples[0][0] < now - SHARE_SECONDS - 0.5:
+            samples.popleft()
+
+    @property
+    def share(self) -> float:
+        """Over the last ``SHARE_SECONDS``."""
+        if len(self._samples) < 2:
+            return 0.0
+        first, last = self._samples[0], self._samples[-1]
+        return round((last[1] - first[1]) / (last[0] - first[0]), 3) if last[0] > first[0] else 0.0
+
+
+def resident_bytes() -> int:
+    """Memory of this process in RAM; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.remote import duration, kick_path, reload_text, status_text, streams_text
+
+SUMMARY: dict[str, Any] = {
+    "server": "n1",
+    "data": {
+        "ready": True,
+        "self": {"version": "1.2.3", "pid": 42, "uptime": 3700, "cpu_seconds": 12.3, "mem_kbyte": 20480},
+        "streams": {"total": 3, "live": 2, "waiting_viewers": 1},
+        "clients": {"total": 9, "publishers": 2, "viewers": {"rtmp": 4, "flv": 2, "hls": 0}},
+        "kbps": {"recv_30s": 4000, "send_30s": 12000},
+        "workers": [],
+    },
+}
+
+WORKER: dict[str, Any] = {
+    "worker": 0, "pid": 43, "cpu_seconds": 5, "cpu_share": 0.256, "mem_kbyte": 10240, "connections": 5, "publishers": 2,
+    "viewers": 3, "streams_held": 2, "kbps_out": 12345, "ipc_bytes": 0, "restarts": 1,
+}  # fmt: skip
+
+
+def test_status_of_one_process() -> None:
+    assert status_text(SUMMARY).splitlines() == [
+        "node        n1, pyrtmp 1.2.3, ready",
+        "up          1 h 01 min, process 42, 20 MiB, 12 s of CPU",
+        "streams     2 live, 1 viewers waiting for others",
+        "publishers  2, 4,000 kbit/s in",
+        "viewers     4 rtmp, 2 flv, 0 hls; 12,000 kbit/s out",
+    ]
+
+
+def test_status_of_workers() -> None:
+    workers = [WORKER, WORKER | {"worker": 1, "pid": 1234567, "kbps_out": 0}]
+    lines = status_text(SUMMARY | {"data": SUMMARY["data"] | {"workers": workers}}).splitlines()
+    assert lines[5:] == [
+        "",
+        "WORKER  PROCESS  CPU  MEMORY  STREAMS  PUBLISHERS  VIEWERS  KBIT/S OUT  RESTARTS",
+        "0       43       26%  10 MiB  2        2           3        12,345      1",
+        "1       1234567  26%  10 MiB  2        2           3        0           1",
+    ]
+
+
+def test_streams() -> None:
+    assert streams_text({"streams": []}) == "No streams."
+
+
+def test_what_a_reload_did() -> None:
+    assert reload_text({"changed": [], "needs_restart": []}) == "The settings are the same as before."
+    assert reload_text({"changed": ["log.level", "hls.window"], "needs_restart": []}) == (
+        "Changed: log.level, hls.window."
+    )
+    assert reload_text({"changed": ["log.level"], "needs_restart": ["node.workers"]}) == (
+        "Changed: log.level.\nNot changed until the node is stopped and started again: node.workers."
+    )
+
+
+def test_what_to_kick() -> None:
+    assert kick_path("live/cam") == "/api/v1/streams/live/cam"
+    assert kick_path("0a1b?") == "/api/v1/clients/0a1b%3F"
+
+
+def test_durations() -> None:
+    seconds = (7, 300, 11_100, 273_600)
+    assert [duration(each) for each in seconds] == ["7 s", "5 min", "3 h 05 min", "3 d 4 h"]
