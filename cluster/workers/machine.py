@@ -141,6 +141,8 @@ class Machine:
         return any(answer is not None for answer in answers)
 
     async def _ask(self, process: Process, what: Question, *arguments: str) -> bytes | None:
+        if not process.answers:
+            return None  # perhaps it hangs; operators do not wait until that is known
         try:
             return await process.asking.ask(what, *arguments)
         except (ConnectionError, TimeoutError):
