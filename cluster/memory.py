@@ -11,15 +11,15 @@ import ctypes
 from collections.abc import Callable
 from typing import Final
 
-LEAST_BYTES: Final = 2 * 1024 * 1024
+LEAST_BYTES: Final = 1024 * 1024
 """So much must have become free: less is not worth the look through the heap."""
 
-PART: Final = 0.3
+PART: Final = 0.15
 """And this part of what was kept.  Many streams that are independent of each other never fall so far together, and then
 nothing is given back that is needed again at once: a page costs up to 2 us to come back."""
 
-PAUSE_SECONDS: Final = 1.5
-"""And it is so long since memory was given back: half of what falls and rises with every group of pictures stays."""
+PAUSE_SECONDS: Final = 0.4
+"""And it is so long since memory was given back: a fall is followed in a few steps."""
 
 
 class Trimmer:
