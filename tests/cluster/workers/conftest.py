@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import uvloop
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Shells start background jobs so, and what ignores a signal hands that on to its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ON_BOTH_LOOPS = {"test_channel.py", "test_claims.py", "test_directory.py", "test_relay.py"}
 """Those with readers and writers of their own in the event loop of the test; the rest is about other processes."""
