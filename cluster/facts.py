@@ -483,7 +483,8 @@ def merge_streams(
 
 def _merge_stream(parts: Sequence[StreamFacts]) -> StreamFacts:
     """One stream: as its holder says (without one, whoever knows it most alive), and the viewers of all."""
-    base = max(parts, key=lambda part: (part.held, _RANKS.get(part.state, 0)))
+    # Who only relayed a stream that is gone does not know its codecs.
+    base = max(parts, key=lambda part: (part.held, _RANKS.get(part.state, 0), bool(part.video or part.audio)))
     if len(parts) == 1:
         return base
     watchers = frozenset[int]().union(*(part.watchers for part in parts))

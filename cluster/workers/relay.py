@@ -249,7 +249,10 @@ class _End:
             self._show_head(link, sid, form)
         segment = self._segment
         if segment is None or segment.evicted:
-            segment = self._move(log.join or log.tail, link, sid, form, False)
+            first = log.join or log.tail
+            if first.fd < 0:
+                return  # the stream has just come over from another worker: nothing is written here yet
+            segment = self._move(first, link, sid, form, False)
         while True:
             if segment.size != self._size or join != self._join:
                 link.send(_END.pack(Kind.END, sid, form, segment.number, segment.size, *join, time))
@@ -419,7 +422,7 @@ class Link:
         except OSError as error:
             # No memory or descriptor for another log: the other worker's viewers wait, the stream goes on.
             self.server.counters.log_failures += 1
-            _log.error("log_failed", worker=self.worker, error=str(error))
+            _log.error("log_failed", peer=self.worker, error=str(error))
 
     def _watched(self, sid: int, name: str) -> None:
         if sid in self.feeders or len(self.feeders) >= MAX_SUBSCRIPTIONS:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import select
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from struct import Struct
 from time import monotonic
 from typing import Any
@@ -21,12 +23,15 @@ from cluster.workers.channel import MAX_MESSAGE, MAX_QUEUED, attach, pair
 from cluster.workers.hlslink import HlsKind
 from cluster.workers.relay import FORMS, Feeder, Kind, Link
 from hls.http import ViewerSite
+from hls.live import HlsService
+from hls.settings import HlsSettings
 from pyrtmp import StreamSettings, Timeouts, amf, control
 from pyrtmp.aio.server import Server
+from pyrtmp.forms import RtmpForm
 from pyrtmp.lane import Lane
 from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
 from pyrtmp.names import StreamKey
-from pyrtmp.stream import State
+from pyrtmp.stream import State, Stream
 from pyrtmp.wirelog import Segment
 from tests.cluster.workers.members import (
     CAM,
@@ -1102,3 +1107,40 @@ def test_any_words_leave_the_server_whole(said: list[tuple[bytes, int]]) -> None
             assert not each.evicted and each.readers == 0 and each.size >= 0
 
     asyncio.run(check())
+
+
+async def test_a_stream_that_just_came_over_has_nothing_to_show_yet() -> None:
+    """A lane that followed another worker until now has no segment of its own before the first message."""
+    server = Server()
+    stream = server.hub.publish(StreamKey("live", "moved"), Somebody(), 0.0)
+    ours, theirs = pair()
+    link = Link(ours, 2, server, HlsService(server.hub, HlsSettings(), ThreadPoolExecutor(1)), lambda link: None)
+    try:
+        stream.lane(RtmpForm()).restart()
+        feeder = Feeder(link, 1, stream)
+        feeder.open(0)
+        stream.push(Message(9, 0, 1, b"\x17\x01" + bytes(8)))
+        stream.flush()
+        feeder.serve()
+        kinds = set()
+        theirs.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, fds, _, _ = socket.recv_fds(theirs, 65536, 4)
+                kinds.add(data[0])
+                for fd in fds:
+                    os.close(fd)
+        assert {Kind.SEGMENT, Kind.END} <= kinds
+    finally:
+        link.close()
+        theirs.close()
+        server.rounds.close()
+
+
+class Somebody:
+    """A publisher."""
+
+    id = "somebody"
+
+    def displaced(self, stream: Stream, code: str, description: str) -> None:
+        """Never called here."""
