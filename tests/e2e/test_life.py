@@ -231,9 +231,11 @@ async def test_picture_size_changes_mid_stream(node: Node, key: str, tmp_path: P
     publishing = asyncio.create_task(fidelity.publish_tags(node.rtmp(key), tags, speed=1.5, base=0))
     await node.until(key, lambda stream: stream["publish"]["active"])
     hls = asyncio.create_task(fidelity.pull_hls(node.hls(key)))
-    await publishing
+    # Asked while it lasts: a worker that only relayed it does not know the codecs of one that is gone.
+    await node.until(key, lambda stream: (stream["video"] or {}).get("width") == 480)
     stream = await node.stream(key)
     assert stream is not None and (stream["video"]["width"], stream["video"]["height"]) == (480, 270)
+    await publishing
     await node.end(key)
 
     assert fidelity.tag_faults(tags, await pulled) == []
