@@ -33,6 +33,9 @@ SMALL: dict[str, Any] = {"size": (320, 180), "fps": FPS, "kbps": 300, "gop": FPS
 QUICK = ["-analyzeduration", "1000000"]
 """ffmpeg: do not look at the input for five seconds before it is played."""
 
+NODE_SETTINGS = ("node.workers=0",)
+"""Lives of publishers with several workers are in tests/cluster/workers and test_workers.py."""
+
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def key(node: Node, request: pytest.FixtureRequest) -> AsyncIterator[str]:
