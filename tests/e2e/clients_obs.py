@@ -27,7 +27,7 @@ import re
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,10 +147,13 @@ class Obs:
         return len(self.log_says(r"Connection to rtmp\S+ successful"))
 
 
-async def make_clip(path: Path, *, size: tuple[int, int], fps: int, seconds: int = 10) -> None:
+async def make_clip(
+    path: Path, *, size: tuple[int, int], fps: int, seconds: int = 10, extra: Sequence[str] = ()
+) -> None:
     """Makes the clip that OBS shows: a moving test picture with a tone, quick to decode."""
     argv = ["ffmpeg", "-nostdin", "-y", "-v", "error", *source_arguments(size, fps, realtime=False), "-t", str(seconds)]
     argv += [
+        *extra,
         "-c:v",
         "libx264",
         "-preset",
@@ -205,15 +208,17 @@ async def obs_streaming(
     fps: int = 30,
     kbps: int = 800,
     gop_seconds: int = 1,
+    extra: Sequence[str] = (),
     timeout: float = 30.0,
 ) -> AsyncIterator[Obs]:
     """Runs OBS for the length of the block; it begins to stream to `server` (rtmp://host:port/app) and `key` at once.
 
+    `extra` are ffmpeg options for the clip that it shows.
     The block begins when OBS answers; use `until_streaming` to wait for the stream.
     """
     directory.mkdir(parents=True, exist_ok=True)
     clip = directory / "clip.mp4"
-    await make_clip(clip, size=size, fps=fps)
+    await make_clip(clip, size=size, fps=fps, extra=extra)
     port, password = free_port(), secrets.token_hex()
     _write_configuration(
         directory, clip, server, key, port, password, size=size, fps=fps, kbps=kbps, gop_seconds=gop_seconds

@@ -33,9 +33,6 @@ SMALL: dict[str, Any] = {"size": (320, 180), "fps": FPS, "kbps": 300, "gop": FPS
 QUICK = ["-analyzeduration", "1000000"]
 """ffmpeg: do not look at the input for five seconds before it is played."""
 
-NODE_SETTINGS = ("node.workers=0",)
-"""Lives of publishers with several workers are in tests/cluster/workers and test_workers.py."""
-
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def key(node: Node, request: pytest.FixtureRequest) -> AsyncIterator[str]:
@@ -183,7 +180,8 @@ async def test_obs_is_killed_and_started_again(node: Node, key: str, tmp_path: P
         await frames(node, key, 25)
         await obs.kill()
         await node.until(key, lambda stream: stream["state"] == "gone", timeout=2)
-    async with obs_streaming(node.rtmp(app), name, directory=tmp_path / "second", **small) as obs:
+    second = tmp_path / "second"
+    async with obs_streaming(node.rtmp(app), name, directory=second, **small, extra=tinted(1)) as obs:
         await obs.until_streaming(timeout=30)
         await node.until(key, lambda stream: stream["publishes"] == 2)
         await frames(node, key, 50)

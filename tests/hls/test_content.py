@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from hls.content import Content
+from tests.descriptors import descriptors
 
 BIG = bytes(range(256)) * 1024
 
@@ -92,12 +93,12 @@ def test_without_memory_everything_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     def full(*arguments: object, **options: object) -> int:
         raise OSError(28, "no space left")
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(OSError):
             content.descriptor()
-    assert content.view() is BIG and len(os.listdir("/proc/self/fd")) == before
+    assert content.view() is BIG and descriptors() == before
     content.seal()
     with monkeypatch.context() as patch:
         patch.setattr("mmap.mmap", full)
@@ -108,6 +109,6 @@ def test_without_memory_everything_stays(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_nobody_closed_is_closed_all_the_same() -> None:
     content = Content(BIG)
     content.seal()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     del content
-    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert descriptors() == before - 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import socket
 import ssl
@@ -21,6 +20,7 @@ from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Hooks
 from pyrtmp.message import Message
 from pyrtmp.settings import StreamSettings, Timeouts
+from tests.descriptors import descriptors
 
 HEAD = {"content-type": "video/x-flv", "cache-control": "no-store", "connection": "close", "server": "pyrtmp"}
 
@@ -66,10 +66,6 @@ async def begin(reader: asyncio.StreamReader, kit: Any) -> int:
         header = await reader.readexactly(13)
     assert header[:4] == b"FLV\x01" and header[5:] == bytes.fromhex("0000000900000000")
     return header[4]
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])

@@ -12,15 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyrtmp.wirelog import AdoptedStorage, MemfdStorage, PlainStorage, Segment, Storage, WireLog, default_storage
+from tests.descriptors import descriptors
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memfd needs Linux")
 STORAGES = [pytest.param(MemfdStorage, marks=linux, id="memfd"), pytest.param(PlainStorage, id="plain")]
 either = pytest.mark.parametrize("storage", STORAGES)
-
-
-def descriptors() -> int:
-    """Open descriptors of this process; the one for listing them is counted each time."""
-    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from cluster.workers import messages
 from cluster.workers.asking import Asking
 from cluster.workers.channel import Channel, close_all, pair
-from tests.cluster.workers.tools import descriptors, no_descriptors
+from tests.descriptors import descriptors, no_descriptors
 from tests.pyrtmp.aio.net import eventually
 
 

@@ -24,7 +24,7 @@ from cluster.workers.channel import (
     detach,
     pair,
 )
-from tests.cluster.workers.tools import descriptors, no_descriptors
+from tests.descriptors import descriptors, no_descriptors
 from tests.pyrtmp.aio.net import eventually
 
 

@@ -15,7 +15,7 @@ from cluster.workers import messages
 from cluster.workers.crew import Crew
 from cluster.workers.process import HUNG_PINGS, Phase, Process
 from tests.cluster.workers.children import Child, start
-from tests.cluster.workers.tools import descriptors
+from tests.descriptors import descriptors
 from tests.pyrtmp.aio.net import eventually
 
 CONFIG = load(None, [], {})

@@ -12,7 +12,7 @@ from cluster.workers.channel import pair
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import State
 from tests.cluster.workers.members import CAM, Machine, gop, numbers_reach
-from tests.cluster.workers.tools import descriptors
+from tests.descriptors import descriptors
 from tests.pyrtmp.aio.net import eventually
 
 OTHER = StreamKey("live", "other")

@@ -21,7 +21,7 @@ from hls.window import Numbers
 from pyrtmp.hub import Hub
 from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings
-from tests.cluster.workers.tools import descriptors
+from tests.descriptors import descriptors
 
 CAM = StreamKey("live", "cam")
 ID = Struct("<BI")

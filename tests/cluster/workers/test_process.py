@@ -13,7 +13,7 @@ import pytest
 from cluster.workers import messages, process
 from cluster.workers.process import BOOT_PINGS, HUNG_PINGS, Phase, Process
 from tests.cluster.workers.children import Child, is_open, start
-from tests.cluster.workers.tools import descriptors
+from tests.descriptors import descriptors
 from tests.pyrtmp.aio.net import eventually
 
 

@@ -45,7 +45,7 @@ from tests.cluster.workers.members import (
     no_step_back,
     numbers_reach,
 )
-from tests.cluster.workers.tools import descriptors, no_descriptors
+from tests.descriptors import descriptors, no_descriptors
 from tests.pyrtmp.aio.net import AUDIO_SEQUENCE, SEQUENCE, Journal, eventually, frame, sound
 
 SMALL = StreamSettings(segment_bytes=20_000)

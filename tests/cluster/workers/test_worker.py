@@ -16,7 +16,7 @@ from cluster.workers import messages, worker
 from cluster.workers.channel import Channel, close_all, pair
 from cluster.workers.worker import Worker
 from tests.cluster.workers.members import RtmpTape
-from tests.cluster.workers.tools import descriptors, no_descriptors
+from tests.descriptors import descriptors, no_descriptors
 from tests.pyrtmp.aio.net import eventually, frame
 
 

@@ -10,6 +10,7 @@ import pytest
 from pyrtmp import Timeouts, amf
 from pyrtmp.chunk import encode
 from pyrtmp.message import Message
+from tests.descriptors import descriptors
 from tests.pyrtmp.aio.net import HELLO, SHORT, Net, eventually, frame, journal
 
 
@@ -63,7 +64,7 @@ async def test_resets_in_every_phase_leave_nothing(net: Net, phase: str) -> None
     server = await net.server()
     if phase == "playing":
         await net.publisher(server)
-    before = len(server.clients), len(os.listdir("/proc/self/fd"))
+    before = len(server.clients), descriptors()
     for _ in range(10):
         peer = await net.peer(server)
         if phase == "handshake":
@@ -76,7 +77,7 @@ async def test_resets_in_every_phase_leave_nothing(net: Net, phase: str) -> None
             await peer.publish()
         peer.reset()
     await eventually(lambda: len(server.clients) == before[0])
-    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before[1] + 1)  # the log of the stream
+    await eventually(lambda: descriptors() <= before[1] + 1)  # the log of the stream
     assert not journal(server).bad()
 
 

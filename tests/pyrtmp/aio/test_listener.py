@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 
 import pytest
 
 from pyrtmp.aio.listener import Listener, bind
 from pyrtmp.counters import Counters
+from tests.descriptors import descriptors, no_descriptors
 from tests.pyrtmp.aio.net import Journal, eventually
 
 
@@ -52,25 +50,6 @@ async def subject() -> AsyncIterator[Subject]:
     subject.close()
 
 
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """Within it this process can open nothing more."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    top = os.dup(0)
-    os.close(top)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1, limits[1]))
-    holes = []
-    try:
-        with pytest.raises(OSError):  # take the numbers below
-            while True:
-                holes.append(os.dup(0))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        for hole in holes:
-            os.close(hole)
-
-
 async def test_connections_are_handed_on_with_their_address(subject: Subject) -> None:
     client = subject.client()
     await eventually(lambda: subject.accepted)
@@ -92,7 +71,7 @@ async def test_a_burst_is_taken_in_pieces_so_that_others_get_their_turn(subject:
 
 
 async def test_nobody_is_accepted_after_close(subject: Subject) -> None:
-    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    before = descriptors() if sys.platform == "linux" else 0
     other = Subject()
     client = other.client()
     other.listener.close()
@@ -101,7 +80,7 @@ async def test_nobody_is_accepted_after_close(subject: Subject) -> None:
     client.close()
     assert not other.accepted
     if sys.platform == "linux":
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
 
 
 async def test_without_descriptors_clients_are_turned_away_and_later_ones_let_in(subject: Subject) -> None:
@@ -127,11 +106,11 @@ async def test_bind_listens_on_every_address_and_leaves_nothing_when_one_is_take
     assert sockets and all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in sockets)
     assert not any(sock.getblocking() for sock in sockets)
     port = sockets[0].getsockname()[1]
-    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    before = descriptors() if sys.platform == "linux" else 0
     with pytest.raises(OSError):
         bind("127.0.0.1" if sockets[0].family == socket.AF_INET else "::1", port)
     if sys.platform == "linux":
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
     for sock in sockets:
         sock.close()
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import socket
 import ssl
 import subprocess
@@ -17,6 +16,7 @@ from typing import cast
 import pytest
 
 from pyrtmp import Client, EgressSettings, Limits, Server, StreamSettings, Timeouts
+from tests.descriptors import descriptors
 from tests.pyrtmp.aio.net import HELLO, Journal, Net, eventually, frame, journal
 
 
@@ -67,7 +67,7 @@ async def test_limit_of_connections_per_address(net: Net) -> None:
 async def test_close_ends_everything_and_leaves_nothing(net: Net) -> None:
     await (await net.publisher(await net.server())).command("deleteStream", 1.0)
     await net.servers[0].close()
-    descriptors = len(os.listdir("/proc/self/fd"))  # those of the loop are open by now
+    before = descriptors()  # those of the loop are open by now
     server = await net.server()
     publisher = await net.publisher(server)
     player = await net.player(server)
@@ -86,7 +86,7 @@ async def test_close_ends_everything_and_leaves_nothing(net: Net) -> None:
         await peer.until_closed()
     for peer in net.peers:
         peer.sock.close()
-    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+    await eventually(lambda: descriptors() <= before)
     gc.collect()
     await server.close()  # again
 
