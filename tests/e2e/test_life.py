@@ -237,6 +237,8 @@ async def test_picture_size_changes_mid_stream(node: Node, key: str, tmp_path: P
     stream = await node.stream(key)
     assert stream is not None and (stream["video"]["width"], stream["video"]["height"]) == (480, 270)
     await publishing
+    # Not before its last message has got to the viewers' worker.
+    await node.until(key, lambda stream: not stream["publish"]["active"])
     await node.end(key)
 
     assert fidelity.tag_faults(tags, await pulled) == []

@@ -160,9 +160,12 @@ async def test_time_goes_on_though_the_worker_that_knows_it_is_slow(tmp_path: Pa
         # So that the publisher comes to the other one.
         idle = [(await node.connect("live/a", 1))[0] for _ in range(5)]
         pids = await node.pids()
+        killed = now()
         os.kill(pids[1], signal.SIGSTOP)
         os.kill(pids[0], signal.SIGKILL)
         await first.lost()
+        # Until then newcomers go to the one that does nothing.
+        await node.event("worker_ready", killed, worker=0)
         coming = asyncio.create_task(node.publish_again("live/a", session=1))
         await asyncio.sleep(0.7)
         os.kill(pids[1], signal.SIGCONT)
