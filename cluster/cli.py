@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.config import Config
-    from cluster.node import Machine
+    from cluster.lifecycle import Lifecycle
     from cluster.remote import Remote
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -146,7 +146,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _announce(node: Machine, demo: bool) -> None:
+def _announce(node: Lifecycle, demo: bool) -> None:
     from cluster.banner import banner
     from cluster.engine import VERSION
 

@@ -321,7 +321,7 @@ class Facts:
             viewers=viewers,
             waiting=stream.waiting,
             since=history.since,
-            held=stream.publisher is not None and not stream.relayed,
+            held=stream.held,
             worker=self._worker,
             watchers=history.watchers,
         )

@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from cluster.facts import ALONE, PROTOCOLS
-from cluster.reports import MAX_REASONS, Numbers, merge
+from cluster.reports import Numbers, cut, merge
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -100,7 +100,7 @@ def _totals(numbers: Numbers) -> Iterator[Metric]:
         "pyrtmp_refused",
         "Connections and requests turned down or cut off for what the peer did or failed to do in time.",
         "reason",
-        _cut(counters.refused),
+        cut(counters.refused),
     )
     yield _counter("pyrtmp_publishes", "Publishers that began.", counters.publishes)
     yield _counter("pyrtmp_takeovers", "Streams taken from a publisher that had fallen silent.", counters.takeovers)
@@ -194,10 +194,3 @@ def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric
     for value, number in values.items():
         family.add_metric((value,), number)
     return family
-
-
-def _cut(reasons: Mapping[str, int]) -> dict[str, int]:
-    """The first ``MAX_REASONS`` reasons and the rest as one."""
-    kept = dict(list(reasons.items())[:MAX_REASONS])
-    rest = sum(list(reasons.values())[MAX_REASONS:])
-    return kept | {"other": kept.get("other", 0) + rest} if rest else kept

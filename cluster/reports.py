@@ -10,7 +10,7 @@ import os
 import resource
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
@@ -253,14 +253,22 @@ def _add(one: Any, other: Any) -> Any:
             return one + other
 
 
+def cut(reasons: Mapping[str, int]) -> Counter[str]:
+    """The first ``MAX_REASONS`` reasons, and the rest as one."""
+    kept = Counter(dict(islice(reasons.items(), MAX_REASONS)))
+    rest = sum(islice(reasons.values(), MAX_REASONS, None))
+    if rest:
+        kept["other"] += rest
+    return kept
+
+
 def _copy(counters: Counters) -> Counters:
     """A copy that shares nothing, with no more reasons than can be told."""
-    reasons = list(counters.refused.items())
-    refused = Counter(dict(reasons[:MAX_REASONS]))
-    if len(reasons) > MAX_REASONS:
-        refused["other"] += sum(number for _, number in reasons[MAX_REASONS:])
     return replace(
-        counters, refused=refused, plays=Counter(counters.plays), bytes_out=Counter(counters.bytes_out)
+        counters,
+        refused=cut(counters.refused),
+        plays=Counter(counters.plays),
+        bytes_out=Counter(counters.bytes_out),
     )
 
 

@@ -109,11 +109,10 @@ class SegmentWindow:
     ``window`` is the length of the playlist in seconds, ``max_bytes`` bounds all segments together.
     """
 
-    def __init__(self, *, window: float, max_bytes: int, first: Numbers = ZERO) -> None:
+    def __init__(self, *, window: float, max_bytes: int) -> None:
         self._window = window
         self._max_bytes = max_bytes
-        self._numbers = first
-        self._floor = first
+        self._numbers = self._floor = ZERO
         self._jumps = False
         """Whether the next segment begins a playlist of its own."""
         self._named: deque[Entry] = deque()

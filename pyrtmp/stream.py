@@ -382,6 +382,11 @@ class Stream:
         return bool(self._taps or self._waiters or self.outlets) or any(lane.viewers for lane in self.lanes.values())
 
     @property
+    def held(self) -> bool:
+        """Whether its publisher is a connection of this process."""
+        return self.publisher is not None and self.relay is None
+
+    @property
     def relayed(self) -> bool:
         """Whether its publisher is in another process; then no message passes here, only records."""
         return self.relay is not None

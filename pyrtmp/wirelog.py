@@ -57,15 +57,32 @@ class Storage(Protocol):
         """Give the memory back; pages still in socket buffers stay until sent."""
 
 
-class MemfdStorage:
+class _Shared:
+    """Shared memory behind a descriptor, which it owns."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def read(self, offset: int, count: int) -> bytes:
+        return os.pread(self.fd, count, offset)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class MemfdStorage(_Shared):
     """Shared memory without a name (Linux): written once, sent from by the kernel."""
 
-    __slots__ = ("_size", "fd")
+    __slots__ = ("_size",)
 
     def __init__(self) -> None:
         if sys.platform != "linux":
             raise OSError("memfd needs Linux")
-        self.fd = os.memfd_create("pyrtmp-log", os.MFD_CLOEXEC)
+        super().__init__(os.memfd_create("pyrtmp-log", os.MFD_CLOEXEC))
         # Nobody asks when the log was last read; keeping that time costs a sendfile 3 percent.
         fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_RDWR | os.O_NOATIME)
         self._size = 0
@@ -86,33 +103,14 @@ class MemfdStorage:
             raise
         self._size = end
 
-    def read(self, offset: int, count: int) -> bytes:
-        return os.pread(self.fd, count, offset)
 
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+class AdoptedStorage(_Shared):
+    """Memory that another process writes; this one reads up to where it is told."""
 
-
-class AdoptedStorage:
-    """Memory that another process writes; this one reads up to where it is told.  Owns the descriptor."""
-
-    __slots__ = ("fd",)
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
+    __slots__ = ()
 
     def write(self, buffers: Buffers) -> None:
         raise OSError(errno.EROFS, "another process writes this segment")
-
-    def read(self, offset: int, count: int) -> bytes:
-        return os.pread(self.fd, count, offset)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class PlainStorage:

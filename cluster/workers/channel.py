@@ -34,6 +34,7 @@ _MAX_READS: Final = 128
 """Messages taken before others get their turn."""
 
 _BUFFER_BYTES: Final = 1024 * 1024
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
 _log = structlog.get_logger(__name__)
 
@@ -137,7 +138,7 @@ class Channel:
                 return
             try:
                 count, ancillary, flags, _ = self._socket.recvmsg_into(
-                    [self._buffer], socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+                    [self._buffer], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
                 )
             except (BlockingIOError, InterruptedError):
                 return

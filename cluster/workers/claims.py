@@ -70,8 +70,7 @@ class Claimant:
 
     def _release_unused(self, key: StreamKey, request: int) -> None:
         stream = self._hub.find(*key)
-        publishes = stream is not None and stream.publisher is not None and not stream.relayed
-        if self._granted.get(key) == request and not publishes:
+        if self._granted.get(key) == request and (stream is None or not stream.held):
             self.release(key, 0)
 
     def denied(self, message: messages.Denied) -> None:
@@ -122,15 +121,6 @@ class Registry:
         self._locks: dict[StreamKey, asyncio.Lock] = {}
         self.grace = grace
 
-    def __len__(self) -> int:
-        """Claims."""
-        return sum(entry.holder is not None for entry in self._entries.values())
-
-    def holder(self, key: StreamKey) -> int | None:
-        """The worker that has the claim."""
-        entry = self._entries.get(key)
-        return None if entry is None else entry.holder
-
     def held(self) -> list[tuple[StreamKey, int]]:
         """What others may watch, and where."""
         return [(key, each.holder) for key, each in self._entries.items() if each.holder is not None and each.began]
@@ -139,14 +129,6 @@ class Registry:
         """Whether the worker that held the stream is lost, and nobody has begun it anew: ask how far it had got."""
         entry = self._entries.get(key)
         return entry is not None and entry.lost
-
-    def counts(self) -> dict[int, int]:
-        """Claims by worker."""
-        counts: dict[int, int] = {}
-        for entry in self._entries.values():
-            if entry.holder is not None:
-                counts[entry.holder] = counts.get(entry.holder, 0) + 1
-        return counts
 
     async def claim(
         self, key: StreamKey, serial: int, request: int, challenge: Callable[[int], Awaitable[bool]]

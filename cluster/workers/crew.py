@@ -52,9 +52,9 @@ class _Slot:
 class Crew:
     """``size`` workers and a spare process, which takes the place of one that dies."""
 
-    def __init__(self, size: int, config: Config, rtmp_port: int, listener: CrewListener) -> None:
+    def __init__(self, size: int, config: Config, listener: CrewListener) -> None:
         self.config = config
-        self._rtmp_port = rtmp_port
+        self._rtmp_port = 0
         self._listener = listener
         self._slots = [_Slot(number) for number in range(size)]
         self._serials = count(1)
@@ -81,17 +81,13 @@ class Crew:
         process = self._processes.get(serial)
         return process if process is not None and process.working else None
 
-    @property
-    def pids(self) -> list[int]:
-        """Every process there is, the spare too."""
-        return [process.pid for process in self._processes.values()]
-
     def restarts(self, slot: int) -> int:
         """How many workers that place had before."""
         return max(0, self._slots[slot].restarts)
 
-    def start(self) -> None:
-        """Fill every place."""
+    def start(self, rtmp_port: int) -> None:
+        """Fill every place; ``rtmp_port`` is what the workers tell viewers."""
+        self._rtmp_port = rtmp_port
         for slot in self._slots:
             self._fill(slot)
         self._pinging = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)

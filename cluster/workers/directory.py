@@ -74,14 +74,14 @@ class Directory:
         self._links[serial] = Link(sock, serial, self._server, self.hls, self._lost)
         for stream in self._server.hub:
             if self._holders.get(stream.key) == serial:
-                self._attach_if_free(stream)
+                self._attach_unless_held(stream)
 
     def add_holder(self, key: StreamKey, serial: int) -> None:
         """That worker publishes the stream now."""
         self._holders[key] = serial
         stream = self._server.hub.find(*key)
         if stream is not None:
-            self._attach_if_free(stream)
+            self._attach_unless_held(stream)
 
     def remove_holder(self, key: StreamKey) -> None:
         """Nobody publishes the stream."""
@@ -93,8 +93,8 @@ class Directory:
             link.close()
         self._links.clear()
 
-    def _attach_if_free(self, stream: Stream) -> None:
-        if (stream.publisher is None or stream.relayed) and self.holds(stream.key):
+    def _attach_unless_held(self, stream: Stream) -> None:
+        if not stream.held:
             self.attach(stream)
 
     def _lost(self, link: Link) -> None:

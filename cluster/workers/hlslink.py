@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 from typing import Any, Final, Protocol
@@ -211,21 +212,15 @@ class HlsFeeds:
         return None if link is None else _Feed(link, key)
 
 
+@dataclass(frozen=True, slots=True)
 class _Feed:
     """One stream at one worker.  Equal while the holder is the same: links are not used again."""
 
-    def __init__(self, link: HlsLink, key: StreamKey) -> None:
-        self._link = link
-        self._key = key
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Feed) and (self._link is other._link and self._key == other._key)
-
-    def __hash__(self) -> int:
-        return hash((id(self._link), self._key))
+    link: HlsLink
+    key: StreamKey
 
     def open(self, mirror: Mirror) -> None:
-        self._link.open(self._key, mirror)
+        self.link.open(self.key, mirror)
 
     def close(self, mirror: Mirror) -> None:
-        self._link.close_mirror(mirror)
+        self.link.close_mirror(mirror)

@@ -15,7 +15,6 @@ from cluster import facts
 from cluster.facts import ClientFacts, StreamFacts, merge_clients, merge_streams
 from cluster.reloading import Reloaded
 from cluster.reports import CLIENTS, STREAMS, Entries, Numbers, merge
-from cluster.workers.claims import Registry
 from cluster.workers.crew import Crew
 from cluster.workers.messages import Question
 from cluster.workers.process import Process
@@ -34,7 +33,6 @@ class Machine:
     def __init__(
         self,
         crew: Crew,
-        registry: Registry,
         counters: Counters,
         *,
         ready: Callable[[], bool],
@@ -42,7 +40,6 @@ class Machine:
         restart: Callable[[], bool],
     ) -> None:
         self._crew = crew
-        self._registry = registry
         self._counters = counters
         self._ready = ready
         self._reload = reload

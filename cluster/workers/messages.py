@@ -8,7 +8,7 @@ configuration to the supervisor's own children.
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -149,14 +149,10 @@ class Pong:
     number: Serial
     taken: Count
     """Connections passed to it that it has received so far."""
-    rtmp: Count
-    """RTMP connections now."""
-    http: Count
-    """HTTP connections now."""
+    connections: Count
+    """Connections now."""
     cpu: Annotated[float, Field(ge=0)]
     """Seconds of the processor so far."""
-    left: dict[Text, Count] = field(default_factory=dict)
-    """Connections that ended since the last pong, by address; only where those are limited."""
 
 
 @validated(frozen=True, slots=True, config=_STRICT)

@@ -77,7 +77,8 @@ class Process:
         self._ponged = 0
         self._pong: messages.Pong | None = None
         self._pong_at = 0.0
-        self._share = 0.0
+        self.cpu_share = 0.0
+        """Of one core, lately."""
 
     @property
     def pid(self) -> int:
@@ -109,12 +110,7 @@ class Process:
         """Connections now, those on their way to it included."""
         if self._pong is None:
             return self._passed
-        return self._pong.rtmp + self._pong.http + self._passed - self._pong.taken
-
-    @property
-    def cpu_share(self) -> float:
-        """Of one core, lately."""
-        return self._share
+        return self._pong.connections + self._passed - self._pong.taken
 
     @property
     def answers(self) -> bool:
@@ -172,7 +168,7 @@ class Process:
         now = monotonic()
         if self._pong is not None and now > self._pong_at:
             share = max(0.0, pong.cpu - self._pong.cpu) / (now - self._pong_at)
-            self._share += (min(share, 1.0) - self._share) * _SMOOTHING
+            self.cpu_share += (min(share, 1.0) - self.cpu_share) * _SMOOTHING
         self._ponged = pong.number
         self._pong = pong
         self._pong_at = now

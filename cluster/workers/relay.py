@@ -429,7 +429,7 @@ class Link:
             raise ValueError(f"there is a subscription {sid}, or too many")
         key = _key(name)
         stream = self.server.hub.find(*key)
-        if stream is None or stream.publisher is None or stream.relayed:
+        if stream is None or not stream.held:
             self.send(_ID.pack(Kind.GONE, sid))
         else:
             self.feeders[sid] = Feeder(self, sid, stream)

@@ -46,7 +46,6 @@ class Worker:
 
     def __init__(self, boot: messages.Boot, sock: socket.socket) -> None:
         self._over = asyncio.Event()
-        self._cut = asyncio.Event()
         self._taken = 0
         self._exhausted = False
         """Out of descriptors, which has been told."""
@@ -147,17 +146,8 @@ class Worker:
             _log.error("out_of_descriptors", what="a connection from the supervisor")
 
     def _pong(self, number: int) -> None:
-        server = self.engine.server
-        rtmp = sum(client.protocol == "rtmp" for client in server.clients.values())
-        self._tell(
-            messages.Pong(
-                number,
-                taken=self._taken,
-                rtmp=rtmp,
-                http=len(server.clients) - rtmp + self.engine.site.connections,
-                cpu=process_time(),
-            )
-        )
+        connections = len(self.engine.server.clients) + self.engine.site.connections
+        self._tell(messages.Pong(number, taken=self._taken, connections=connections, cpu=process_time()))
 
     # Questions
 
@@ -203,7 +193,7 @@ class Worker:
         """Whether the stream's publisher here lets go of it."""
         server = self.engine.server
         stream = server.hub.find(app, name)
-        if stream is None or stream.publisher is None or stream.relayed:
+        if stream is None or not stream.held:
             return True
         return await yields(stream, server.hub, server.counters)
 
@@ -229,7 +219,8 @@ class Worker:
             # The streams go on elsewhere: HLS players must not hear that they are over, at other workers neither.
             self._directory.close()
             await self.engine.site.close()
-        await self.engine.drain(message.seconds, self._cut)
+        # Who is impatient tells the supervisor, which ends this process.
+        await self.engine.drain(message.seconds, asyncio.Event())
         self._tell(messages.Drained())
         self._over.set()
 

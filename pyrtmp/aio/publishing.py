@@ -196,7 +196,7 @@ async def yields(stream: Stream, hub: Hub, counters: Counters) -> bool:
 def _holder(hub: Hub, key: StreamKey) -> Stream | None:
     """The stream, if a connection of this process publishes it."""
     stream = hub.find(*key)
-    return stream if stream is not None and stream.publisher is not None and not stream.relayed else None
+    return stream if stream is not None and stream.held else None
 
 
 def _taken(name: str) -> RefusedError:

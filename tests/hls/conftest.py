@@ -7,6 +7,7 @@ import functools
 import io
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from types import SimpleNamespace
@@ -106,6 +107,14 @@ def make_feed() -> MakeFeed:
         return messages
 
     return make
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    """One thread, there from the start: what is open is counted."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        yield pool
 
 
 def pytest_asyncio_loop_factories(

@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,44 +18,10 @@ from hls.settings import HlsSettings
 from hls.window import Numbers
 from pyrtmp.media import FRAME, KEY, parse_audio, parse_video
 from pyrtmp.message import VIDEO, Message
-from pyrtmp.stream import Tap
+from tests.hls.sources import FakeSource, later
 
 MakeFeed = Callable[..., list[Message]]
 START = 1_800_000_000.0
-
-
-class FakeSource:
-    """A live stream with the head and the messages that a joiner is handed."""
-
-    live = True
-    relayed = False
-
-    def __init__(self, backlog: Sequence[Message] = ()) -> None:
-        self.backlog = list(backlog)
-        self.taps: list[Tap] = []
-        self.attached = 0
-
-    def attach(self, tap: Tap) -> None:
-        self.attached += 1
-        self.taps.append(tap)
-        tap.on_messages(self.backlog)
-
-    def detach(self, tap: Tap) -> None:
-        if tap in self.taps:
-            self.taps.remove(tap)
-
-    def send(self, messages: Sequence[Message]) -> None:
-        for tap in list(self.taps):
-            tap.on_messages(messages)
-
-    def restart(self) -> None:
-        for tap in list(self.taps):
-            tap.on_restart()
-
-    def end(self) -> None:
-        taps, self.taps = self.taps, []
-        for tap in taps:
-            tap.on_end()
 
 
 class FakeHub:
@@ -121,12 +87,6 @@ class Bench:
         return b"".join(parts + [await self.fetch(segment.uri) for segment in playlist.segments])
 
 
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with ThreadPoolExecutor(1) as pool:
-        yield pool
-
-
 @asynccontextmanager
 async def bench(executor: Executor, **settings: Any) -> AsyncIterator[Bench]:
     subject = Bench(executor, **settings)
@@ -141,10 +101,6 @@ def split(messages: list[Message], *, at: int) -> tuple[list[Message], list[Mess
     """Before, and from the first message on whose timestamp is ``at`` or more."""
     index = next(n for n, message in enumerate(messages) if message.timestamp >= at)
     return messages[:index], messages[index:]
-
-
-def later(messages: list[Message], milliseconds: int) -> list[Message]:
-    return [Message(m.type, m.timestamp + milliseconds, m.msid, m.payload) for m in messages]
 
 
 def frames(messages: list[Message]) -> int:

@@ -4,8 +4,8 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -20,43 +20,11 @@ from hls.settings import HlsSettings
 from hls.sharing import Feed, Mirror, SharedSegment, Sharing, parse_numbers
 from hls.window import ZERO, Numbers
 from pyrtmp.message import Message
-from pyrtmp.stream import Tap
+from tests.hls.sources import FakeSource, later
 
 MakeFeed = Callable[..., list[Message]]
 START = 1_800_000_000.0
 KEY = ("live", "cam")
-
-
-class FakeSource:
-    """A live stream; joiners are handed what came before."""
-
-    live = True
-    relayed = False
-
-    def __init__(self, backlog: Sequence[Message] = ()) -> None:
-        self.backlog = list(backlog)
-        self.taps: list[Tap] = []
-
-    def attach(self, tap: Tap) -> None:
-        self.taps.append(tap)
-        tap.on_messages(self.backlog)
-
-    def detach(self, tap: Tap) -> None:
-        if tap in self.taps:
-            self.taps.remove(tap)
-
-    def send(self, messages: Sequence[Message]) -> None:
-        for tap in list(self.taps):
-            tap.on_messages(messages)
-
-    def restart(self) -> None:
-        for tap in list(self.taps):
-            tap.on_restart()
-
-    def end(self) -> None:
-        taps, self.taps = self.taps, []
-        for tap in taps:
-            tap.on_end()
 
 
 class FakeHub:
@@ -258,10 +226,6 @@ def newest(playlist: Any) -> int:
     return int(playlist.media_sequence + len(playlist.segments) - 1)
 
 
-def later(messages: Sequence[Message], milliseconds: int) -> list[Message]:
-    return [Message(m.type, m.timestamp + milliseconds, m.msid, m.payload) for m in messages]
-
-
 def open_files() -> list[str]:
     found = []
     for fd in os.listdir("/proc/self/fd"):
@@ -274,13 +238,6 @@ def open_files() -> list[str]:
 
 def memory_files() -> int:
     return sum("pyrtmp-hls" in name for name in open_files())
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(int).result()
-        yield pool
 
 
 @asynccontextmanager

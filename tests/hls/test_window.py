@@ -17,7 +17,9 @@ FIRST = Numbers(sequence=100, discontinuity=7)
 
 
 def window(seconds: float = 12.0, max_bytes: int = 1 << 20, first: Numbers = FIRST) -> SegmentWindow:
-    return SegmentWindow(window=seconds, max_bytes=max_bytes, first=first)
+    subject = SegmentWindow(window=seconds, max_bytes=max_bytes)
+    subject.skip(first)
+    return subject
 
 
 def add(

@@ -65,7 +65,7 @@ class Child:
         """Answer the pings that came."""
         numbers, self._unanswered = self._unanswered, []
         for number in numbers:
-            self.say(messages.Pong(number, **{"taken": 0, "rtmp": 0, "http": 0, "cpu": 0.0, **facts}))
+            self.say(messages.Pong(number, **{"taken": 0, "connections": 0, "cpu": 0.0, **facts}))
 
     def end(self, code: int) -> None:
         self.channel.close()

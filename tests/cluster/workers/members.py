@@ -32,6 +32,11 @@ CAM = StreamKey("live", "cam")
 METADATA = Message(DATA_AMF0, 0, 1, amf.encode0("onMetaData", {"videocodecid": 7.0}))
 
 
+def holders(registry: Registry) -> dict[StreamKey, int]:
+    """Who has claimed what, begun or not."""
+    return {key: entry.holder for key, entry in registry._entries.items() if entry.holder is not None}
+
+
 class Member:
     """One worker's servers, which listen themselves, and its channel to the supervisor."""
 
@@ -74,8 +79,7 @@ class Member:
         app, name = question.arguments
         hub = self.server.hub
         stream = hub.find(app, name)
-        held = stream is not None and stream.publisher is not None and not stream.relayed
-        free = not held or (stream is not None and await yields(stream, hub, self.server.counters))
+        free = stream is None or not stream.held or await yields(stream, hub, self.server.counters)
         self._asking.answer(question.request, free, b"")
 
     def link(self, other: Member) -> Link:

@@ -33,7 +33,7 @@ class Subject:
         """How many more processes cannot be started."""
         self.may_spawn = asyncio.Event()
         self.may_spawn.set()
-        self.crew = Crew(size, CONFIG, 1935, self)
+        self.crew = Crew(size, CONFIG, self)
 
     async def spawn(self, serial: int, on_message: Any, on_lost: Any) -> Process:
         await self.may_spawn.wait()
@@ -91,17 +91,17 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[int],
     for subject in subjects:
         await subject.crew.close()
         assert all(child.ended for child in subject.children) and not subject.crew._tasks
-        assert subject.crew.pids == []
+        assert not subject.crew._processes
     assert descriptors() == before
 
 
 async def test_every_place_is_filled_and_there_is_a_spare(make: Callable[[int], Subject]) -> None:
     subject = make(3)
     crew = subject.crew
-    crew.start()
+    crew.start(1935)
     assert await crew.all_ready()
     await subject.ready()
-    assert len(crew) == 3 and len(subject.children) == 4 and len(crew.pids) == 4
+    assert len(crew) == 3 and len(subject.children) == 4 and len(crew._processes) == 4
     assert [process.serial for process in crew] == subject.places() == [1, 2, 3]
     assert subject.spare() == 4 and crew[4] is None and crew[99] is None
     assert sorted(subject.events) == [("ready", 1), ("ready", 2), ("ready", 3)]
@@ -116,7 +116,7 @@ async def test_every_place_is_filled_and_there_is_a_spare(make: Callable[[int], 
 async def test_the_spare_takes_the_place_of_one_that_dies(make: Callable[[int], Subject]) -> None:
     subject = make(2)
     crew = subject.crew
-    crew.start()
+    crew.start(1935)
     await subject.ready()
     with capture_logs() as logs:
         subject.child(1).end(-11)
@@ -131,19 +131,19 @@ async def test_the_spare_takes_the_place_of_one_that_dies(make: Callable[[int], 
 
 async def test_all_die_at_once(make: Callable[[int], Subject]) -> None:
     subject = make(3)
-    subject.crew.start()
+    subject.crew.start(1935)
     await subject.ready()
     for serial in (1, 2, 3):
         subject.child(serial).end(1)
     await eventually(lambda: len(subject.events) == 9)
     await subject.ready()
     assert None not in subject.places() and len(set(subject.places())) == 3
-    assert len(subject.crew.pids) == 4
+    assert len(subject.crew._processes) == 4
 
 
 async def test_one_that_answers_no_pings_is_ended_and_replaced(make: Callable[[int], Subject]) -> None:
     subject = make(2)
-    subject.crew.start()
+    subject.crew.start(1935)
     await subject.ready()
     with capture_logs() as logs:
         subject.child(1).pongs = False
@@ -161,7 +161,7 @@ async def test_one_that_needs_long_to_begin_is_not_hung(make: Callable[[int], Su
         child.readies = child.pongs = False
 
     subject.prepare = slow
-    subject.crew.start()
+    subject.crew.start(1935)
     await eventually(lambda: len(subject.children) and len(subject.children[0].of(messages.Ping)) > HUNG_PINGS + 3)
     child = subject.children[0]
     child.say(messages.Ready())
@@ -179,7 +179,7 @@ async def test_one_that_dies_again_and_again_is_replaced_more_and_more_rarely(
 ) -> None:
     monkeypatch.setattr(crew_module, "_LONGEST_PAUSE", 0.02)
     subject = make(1)
-    subject.crew.start()
+    subject.crew.start(1935)
     await subject.ready()
     with capture_logs() as logs:
         for _ in range(4):
@@ -206,7 +206,7 @@ async def test_workers_that_cannot_even_begin(make: Callable[[int], Subject]) ->
             child.end(1)
 
     subject.prepare = lambda child: setattr(child, "readies", False)
-    subject.crew.start()
+    subject.crew.start(1935)
     await eventually(lambda: subject.children and subject.children[0].booted)
     waiting = asyncio.ensure_future(subject.crew.all_ready())
     subject.prepare = dies
@@ -221,16 +221,16 @@ async def test_processes_that_cannot_be_started_are_tried_again(make: Callable[[
     subject = make(1)
     subject.fail = 2  # the worker and the spare
     with capture_logs() as logs:
-        subject.crew.start()
+        subject.crew.start(1935)
         await subject.ready()
     assert [line["event"] for line in logs].count("worker_not_started") == 2
     assert subject.places() == [1 + 2] or subject.places() == [4]
-    assert len(subject.crew.pids) == 2
+    assert len(subject.crew._processes) == 2
 
 
 async def test_a_spare_that_dies_is_replaced_and_nobody_else_is_touched(make: Callable[[int], Subject]) -> None:
     subject = make(1)
-    subject.crew.start()
+    subject.crew.start(1935)
     await subject.ready()
     assert subject.spare() == 2
     subject.child(2).end(1)
@@ -245,7 +245,7 @@ async def test_a_spare_that_says_what_only_workers_may_say_is_ended(
     make: Callable[[int], Subject], message: messages.Message
 ) -> None:
     subject = make(1)
-    subject.crew.start()
+    subject.crew.start(1935)
     await subject.ready()
     subject.child(2).say(message)
     await eventually(lambda: subject.child(2).ended)
@@ -254,7 +254,7 @@ async def test_a_spare_that_says_what_only_workers_may_say_is_ended(
 
 async def test_a_worker_that_says_twice_that_it_is_ready_is_ended(make: Callable[[int], Subject]) -> None:
     subject = make(1)
-    subject.crew.start()
+    subject.crew.start(1935)
     await subject.ready()
     subject.child(1).say(messages.Began("a", "b"))
     subject.child(1).say(messages.Ready())
@@ -266,7 +266,7 @@ async def test_a_worker_that_says_twice_that_it_is_ready_is_ended(make: Callable
 async def test_replacing_one_never_leaves_its_place_empty(make: Callable[[int], Subject]) -> None:
     subject = make(2)
     crew = subject.crew
-    crew.start()
+    crew.start(1935)
     await subject.ready()
     subject.child(1).drains = False
     replacing = asyncio.ensure_future(crew.replace(0, 60))
@@ -283,7 +283,7 @@ async def test_replacing_one_never_leaves_its_place_empty(make: Callable[[int], 
 
 async def test_one_that_dies_while_it_is_replaced(make: Callable[[int], Subject]) -> None:
     subject = make(1)
-    subject.crew.start()
+    subject.crew.start(1935)
     await subject.ready()
     subject.child(2).readies = False
     replacing = asyncio.ensure_future(subject.crew.replace(0, 60))
@@ -293,7 +293,7 @@ async def test_one_that_dies_while_it_is_replaced(make: Callable[[int], Subject]
     subject.child(2).say(messages.Ready())
     await replacing
     await subject.ready()
-    assert subject.places() == [2] and len(subject.crew.pids) == 2
+    assert subject.places() == [2] and len(subject.crew._processes) == 2
 
 
 @pytest.mark.parametrize("where", ["waits its time", "waits for a process", "begins"])
@@ -304,7 +304,7 @@ async def test_replacing_a_place_that_is_being_filled_fills_it_once(
     monkeypatch.setattr(crew_module, "_LONGEST_PAUSE", 0.1)
     subject = make(1)
     crew = subject.crew
-    crew.start()
+    crew.start(1935)
     await subject.ready()
     slot = crew._slots[0]
     if where == "waits its time":
@@ -334,7 +334,7 @@ async def test_replacing_a_place_that_is_being_filled_fills_it_once(
 async def test_draining_ends_all_and_replaces_none(make: Callable[[int], Subject]) -> None:
     subject = make(2)
     crew = subject.crew
-    crew.start()
+    crew.start(1935)
     await subject.ready()
     await asyncio.wait_for(crew.drain(30), 5)
     assert [child.of(messages.Drain) for child in subject.children[:2]] == [[messages.Drain(30, False)]] * 2
@@ -346,7 +346,7 @@ async def test_draining_ends_all_and_replaces_none(make: Callable[[int], Subject
 async def test_close_ends_what_has_just_been_started(make: Callable[[int], Subject]) -> None:
     subject = make(2)
     subject.may_spawn.clear()
-    subject.crew.start()
+    subject.crew.start(1935)
     await asyncio.sleep(0)
     closing = asyncio.ensure_future(subject.crew.close())
     await asyncio.sleep(0)
@@ -358,7 +358,7 @@ async def test_close_ends_what_has_just_been_started(make: Callable[[int], Subje
 async def test_close_ends_those_who_do_not_listen(make: Callable[[int], Subject]) -> None:
     subject = make(1)
     subject.prepare = lambda child: setattr(child, "stays", True)
-    subject.crew.start()
+    subject.crew.start(1935)
     await subject.ready()
     await asyncio.wait_for(subject.crew.close(), 5)
     assert all(child.signals for child in subject.children)

@@ -58,8 +58,8 @@ EXAMPLES: list[messages.Message] = [
     Drain(30.5, True),
     Waiting(),
     Ready(),
-    Pong(9, taken=1, rtmp=2, http=3, cpu=0.25),
-    Pong(10, taken=MANY, rtmp=0, http=0, cpu=1e9, left={"192.0.2.1": 2}),
+    Pong(9, taken=1, connections=5, cpu=0.25),
+    Pong(10, taken=MANY, connections=0, cpu=1e9),
     Claim(1, "live", "cam"),
     Began("live", "cam"),
     Released(1, "live", "cam", -MANY),
@@ -103,7 +103,7 @@ def changed(message: messages.Message, **fields: Any) -> bytes:
     return data[:1] + json.dumps({name: value for name, value in values.items() if value is not ...}).encode()
 
 
-CLAIM, PONG, ASK = Claim(1, "live", "cam"), Pong(9, taken=1, rtmp=2, http=3, cpu=0.25), Ask(1, "kick", ["x"])
+CLAIM, PONG, ASK = Claim(1, "live", "cam"), Pong(9, taken=1, connections=5, cpu=0.25), Ask(1, "kick", ["x"])
 LONGEST = 8193
 
 

@@ -126,11 +126,11 @@ async def test_connections_are_counted_at_once_and_then_by_the_worker(subject: S
         process.pass_connection("rtmp", socket.socket(), "x")
     assert process.connections == 3
     # It has taken two by now, of which one has left; one is on its way.
-    await subject.pinged(taken=2, rtmp=1, http=0)
+    await subject.pinged(taken=2, connections=1)
     assert process.connections == 2
     process.pass_connection("http", socket.socket(), "x")
     assert process.connections == 3
-    await subject.pinged(taken=4, rtmp=2, http=2)
+    await subject.pinged(taken=4, connections=4)
     assert process.connections == 4
 
 
@@ -166,13 +166,13 @@ async def test_the_share_of_a_core_is_what_it_used_lately(subject: Subject, monk
 async def test_a_pong_that_cannot_be_ends_it(subject: Subject, pong: dict[str, int]) -> None:
     subject.child.pongs = False
     subject.process.ping()
-    subject.child.say(messages.Pong(**{"number": 1, "taken": 0, "rtmp": 0, "http": 0, "cpu": 0.0, **pong}))
+    subject.child.say(messages.Pong(**{"number": 1, "taken": 0, "connections": 0, "cpu": 0.0, **pong}))
     await eventually(lambda: subject.lost)
 
 
 async def test_a_pong_counts_once(subject: Subject) -> None:
     await subject.pinged()
-    subject.child.say(messages.Pong(1, 0, 0, 0, 0.0))
+    subject.child.say(messages.Pong(1, 0, 0, 0.0))
     await eventually(lambda: subject.lost)
 
 
@@ -206,7 +206,7 @@ async def test_what_it_did_not_answer_while_it_began_is_not_held_against_it(subj
     assert process.ping()
     await eventually(lambda: len(child.of(messages.Ping)) == HUNG_PINGS + 6)
     # The answers may come one by one.
-    child.say(messages.Pong(1, 0, 0, 0, 0.0))
+    child.say(messages.Pong(1, 0, 0, 0.0))
     await eventually(lambda: process._ponged == 1)
     assert process.ping() and not process.answers
     # From here on it counts as ever.

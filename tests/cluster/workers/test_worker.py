@@ -104,7 +104,7 @@ async def test_it_serves_the_connections_it_is_handed_and_says_how_many(subject:
     subject.say(messages.Ping(4))
     await eventually(lambda: subject.of(messages.Pong))
     (pong,) = subject.of(messages.Pong)
-    assert (pong.number, pong.taken, pong.rtmp, pong.http) == (4, 3, 2, 1) and pong.cpu > 0
+    assert (pong.number, pong.taken, pong.connections) == (4, 3, 3) and pong.cpu > 0
     assert subject.of(messages.Began) == [messages.Began("live", "cam")]
     assert {client.address for client in subject.worker.engine.server.clients.values()} == {"192.0.2.9"}
     await publisher.command("deleteStream", 1.0)

@@ -1,0 +1,126 @@
+"""The life of a node, whatever processes it has: start, run until told to end, drain, close."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import structlog
+
+from cluster.api import Api
+from cluster.config import Address, Config
+from cluster.demo import Demo
+from cluster.engine import VERSION
+from cluster.fleet import Fleet
+from cluster.opening import found, freeze_heap, open_listener
+from cluster.reloading import Reloaded, Reloader
+
+_log = structlog.get_logger(__name__)
+
+
+class Lifecycle(ABC):
+    """The settings of a node, when it should end, its API and where it listens."""
+
+    def __init__(self, config: Config, *, demo: bool = False, reload: Callable[[], Config] | None = None) -> None:
+        self._settings = Reloader(config, reload)
+        self._draining = False
+        self._stop = asyncio.Event()
+        """Somebody asked to end."""
+        self._stop_now = asyncio.Event()
+        """Somebody asked twice."""
+        self._demo = Demo() if demo else None
+        self._rtmp: list[tuple[str, int]] = []
+        self._http: list[tuple[str, int]] = []
+        self._api: Api | None = None
+
+    def obey_signals(self) -> None:
+        """SIGTERM and SIGINT stop the node, SIGHUP reloads its settings.  Call before ``start``: whoever sees the
+        node ready may signal it."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, self.stop, "SIGINT")
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Open everything.  Raises ``StartError``."""
+
+    async def run(self) -> None:
+        """Wait until ``stop``."""
+        await self._stop.wait()
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Take nobody new, end the streams, let viewers have the rest; at most ``node.drain_seconds``."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close what is still open; may be called in any state."""
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether new clients are welcome."""
+
+    def stop(self, reason: str = "stop") -> None:
+        """Ask ``run`` to return; asked again, cut draining short."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        _log.info("stopping", reason=reason, again=self._stop.is_set())
+        self._stop.set()
+
+    def reload(self) -> Reloaded:
+        """Read the settings again; what can change while running does, in every process."""
+        done = self._settings.reload()
+        if done.changed:
+            if self._api is not None:
+                self._api.configure(token=self._config.api.secret)
+            self._configure(self._config)
+        return done
+
+    @abstractmethod
+    def _configure(self, config: Config) -> None:
+        """Use other settings."""
+
+    async def _open_api(self, fleet: Fleet) -> None:
+        """Raises ``StartError``."""
+        config = self._config
+        self._api = Api(fleet, node=config.node.id, version=VERSION, token=config.api.secret)
+        await open_listener("api.listen", config.api.listen, self._api.start)
+
+    async def _opened(self, **more: int) -> None:
+        """Everything is open."""
+        if self._demo is not None:
+            await self._demo.start(self.rtmp_address)
+        freeze_heap()
+        _log.info(
+            "started",
+            node=self._config.node.id,
+            version=VERSION,
+            **more,
+            rtmp=str(self.rtmp_address),
+            http=str(self.http_address),
+            api=str(self.api_address),
+        )
+
+    @property
+    def _config(self) -> Config:
+        return self._settings.config
+
+    # Where it listens, with the ports that were found where a setting said 0
+
+    @property
+    def rtmp_address(self) -> Address:
+        """Where publishers and RTMP viewers come in."""
+        return found(self._rtmp, self._config.rtmp.listen)
+
+    @property
+    def http_address(self) -> Address:
+        """Where HTTP viewers come in."""
+        return found(self._http, self._config.http.listen)
+
+    @property
+    def api_address(self) -> Address:
+        """Where operators come in."""
+        return found(self._api.addresses if self._api else [], self._config.api.listen)
