@@ -16,6 +16,9 @@ from typing import Any, Final
 import structlog
 
 from cluster.config import Config
+from cluster.edge.pull import Claims
+from cluster.edge.pulls import Pulls
+from cluster.edge.upstreams import Upstream, Upstreams
 from cluster.facts import ALONE, Facts
 from cluster.memory import Trimmer
 from cluster.reports import Load, Numbers
@@ -61,7 +64,10 @@ class Engine:
             journal=structlog.get_logger("rtmp"),
             max_connections=limits.max_connections,
             max_connections_per_address=limits.max_connections_per_address,
+            node=config.node.id,
         )
+        self.pulls: Pulls | None = None
+        """What it fetches from other nodes, where it may."""
         self.facts = Facts(self.server, worker=worker)
         self.worker = worker
         self._streams = streams
@@ -79,11 +85,16 @@ class Engine:
         assert self._site is not None, "the engine was not started"
         return self._site
 
-    def start(self, *, feeds: Feeds | None = None) -> None:
+    def start(self, *, feeds: Feeds | None = None, claims: Claims | None = None) -> None:
         """Begin to take samples and to give memory back.  Opens no listener.
 
-        ``feeds``: where other workers' HLS is found.
+        ``feeds``: where other workers' HLS is found.  ``claims``: who of the workers pulls what.
         """
+        origins = [Upstream(each.host, each.port) for each in self.config.edge.origins]
+        if origins:
+            self.pulls = self.server.hub.source = Pulls(
+                self.server, Upstreams(origins), linger=lambda: self.config.edge.linger_seconds, claims=claims
+            )
         self._site = ViewerSite(
             self.server,
             hls=self.config.hls,
@@ -151,6 +162,8 @@ class Engine:
     async def drain(self, seconds: float, cut: asyncio.Event) -> None:
         """Take nobody new, end the streams, let viewers have the rest: for at most ``seconds``, or until ``cut``."""
         started = monotonic()
+        if self.pulls is not None:
+            await self.pulls.close()
         _log.info("draining", clients=len(self.server.clients), streams=len(self.server.hub))
         self.server.stop_accepting()
         if self._site is not None:
@@ -170,6 +183,8 @@ class Engine:
         for timer in (self._sampling, self._trimming):
             if timer is not None:
                 timer.cancel()
+        if self.pulls is not None:
+            await self.pulls.close()
         await self.server.close()
         if self._site is not None:
             await self._site.close()

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -91,7 +92,7 @@ class ViewerSite:
         settings = hls or HlsSettings()
         self._server = server
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hls-mux")
-        self.hls = HlsService(server.hub, settings, self._executor, feeds=feeds)
+        self.hls = HlsService(server.hub, settings, self._executor, feeds=feeds, fetch=self._fetch)
         self.audience = Audience(_watching_seconds(settings))
         self._origins = frozenset(cors_origins)
         self._streams = streams
@@ -293,7 +294,7 @@ class ViewerSite:
             if request.transport is not None:
                 request.transport.write(head)
             return _Answered()
-        stream = await self._live(key)
+        stream = await self._live(key, self._server.hub.settings.play_wait_seconds)
         if not self._server.may_accept(asked.address):
             raise _Refused(503, "the server takes no more viewers")
         transport = request.transport
@@ -329,7 +330,14 @@ class ViewerSite:
             return False
         return True
 
-    async def _live(self, key: StreamKey) -> Stream:
+    async def _fetch(self, app: str, name: str, seconds: float) -> None:
+        """See ``hls.live.Fetch``."""
+        hub, key = self._server.hub, StreamKey(app, name)
+        if hub.source is not None and not hub.is_live(key):
+            with contextlib.suppress(_Refused):
+                await self._live(key, seconds)
+
+    async def _live(self, key: StreamKey, seconds: float) -> Stream:
         """The stream once somebody publishes it; 404 when nobody does in time."""
         try:
             stream = self._server.hub.open(key, monotonic())
@@ -342,7 +350,7 @@ class ViewerSite:
         closing = asyncio.ensure_future(self._closing.wait())
         closing.add_done_callback(lambda _: over.set())
         try:
-            async with asyncio.timeout(self._server.hub.settings.play_wait_seconds):
+            async with asyncio.timeout(seconds):
                 await over.wait()
         except TimeoutError:
             self._server.counters.refused["play_timeout"] += 1

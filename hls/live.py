@@ -18,7 +18,7 @@ import asyncio
 import re
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -380,11 +380,16 @@ async def _wait(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
+Fetch = Callable[[str, str, float], Awaitable[None]]
+"""``fetch(app, name, seconds)``: have a stream of another node fetched, if it is not here; at most ``seconds``."""
+
+
 class HlsService:
     """Answers requests for playlists and segments.
 
-    ``feeds`` finds the streams that other workers hold; their segments come from there.  ``executor`` runs the
-    muxers and stays the caller's; one thread is enough.  Whoever asks has checked the names (``pyrtmp.names``).
+    ``feeds`` finds the streams that other workers hold; their segments come from there.  ``fetch`` is called for
+    streams that nobody has asked for yet.  ``executor`` runs the muxers and stays the caller's; one thread is enough.
+    Whoever asks has checked the names (``pyrtmp.names``).
     """
 
     def __init__(
@@ -394,10 +399,12 @@ class HlsService:
         executor: Executor,
         *,
         feeds: Feeds | None = None,
+        fetch: Fetch | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._hub = hub
+        self._fetch = fetch
         self._settings = settings
         self._executor = executor
         self._feeds = feeds
@@ -507,6 +514,8 @@ class HlsService:
         """The stream when it has a playlist, or has none for all the waiting; it may move meanwhile."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.wait_seconds
+        if self._fetch is not None and (app, name) not in self._streams:
+            await self._fetch(app, name, self._settings.wait_seconds)
         while True:
             stream = self._stream(app, name)
             if stream is None:

@@ -37,6 +37,14 @@ class Directory(Protocol):
         (``Hub.relay``), at once."""
 
 
+class Source(Protocol):
+    """Where streams come from that nobody publishes on this node."""
+
+    def want(self, stream: Stream) -> None:
+        """Somebody wants to play ``stream``, which has no publisher: fetch it while that is so.  May be called for
+        every such player."""
+
+
 class Hub:
     """The registry of streams.
 
@@ -59,6 +67,7 @@ class Hub:
         self._ended: list[Stream] = []
         self.listeners: list[HubListener] = []
         self.directory: Directory | None = None
+        self.source: Source | None = None
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(list(self._streams.values()))
@@ -82,13 +91,14 @@ class Hub:
         return self.directory is not None and self.directory.holds(key)
 
     def publish(
-        self, key: StreamKey, publisher: Publisher, now: float, *, seen: tuple[int, float] | None = None
+        self, key: StreamKey, publisher: Publisher, now: float, *, seen: tuple[int, float] | None = None,
+        lineage: str = "", hops: tuple[str, ...] = (), pulled: bool = False,
     ) -> Stream:
         """Make ``publisher`` the one publisher of ``key``; a relay gives way to it.
 
-        ``seen``: how far (milliseconds) another process's publisher had got, and when.  Raises ``RefusedError``
-        (``NetStream.Publish.BadName``) when the stream has a publisher; whoever knows that one to be dead calls
-        ``displace`` first.
+        ``seen``: how far (milliseconds) another process's publisher had got, and when.  The rest: see
+        ``Stream.begin``.  Raises ``RefusedError`` (``NetStream.Publish.BadName``) when the stream has a publisher;
+        whoever knows that one to be dead calls ``displace`` first.
         """
         stream = self._streams.get(key)
         if stream is None:
@@ -99,17 +109,18 @@ class Hub:
             raise RefusedError("NetStream.Publish.BadName", f"{key} is already being published.")
         if seen is not None and seen[0] > stream.time:
             stream.follow(*seen)
-        self._begin(stream, publisher, now, None)
+        stream.begin(publisher, now, lineage=lineage, hops=hops, pulled=pulled)
+        self._tell_started(stream)
         return stream
 
     def relay(self, stream: Stream, relay: Relay, now: float) -> None:
         """Make the publisher of another process that of a stream without one; an earlier relay gives way."""
         if stream.relayed:
             stream.leave(now)
-        self._begin(stream, relay, now, relay)
+        stream.begin(relay, now, relay)
+        self._tell_started(stream)
 
-    def _begin(self, stream: Stream, publisher: Publisher, now: float, relay: Relay | None) -> None:
-        stream.begin(publisher, now, relay)
+    def _tell_started(self, stream: Stream) -> None:
         for listener in tuple(self.listeners):
             protected(self._journal, stream.key, listener.stream_started, stream)
 
@@ -127,6 +138,8 @@ class Hub:
         stream.leave(now)
         if not stream.wanted:
             self._end(stream, now)
+        else:
+            self._look_elsewhere(stream)
 
     def open(self, key: StreamKey, now: float) -> Stream:
         """The stream to play, made if nobody publishes it yet.
@@ -144,7 +157,13 @@ class Hub:
         # One that nobody waits for yet counts as one, so that opening alone is bounded too.
         if sum(max(1, each.waiting) for each in self if not each.live) >= self.settings.max_waiting:
             raise RefusedError("NetStream.Play.StreamNotFound", f"{key} is not published.")
-        return stream or self._new(key, now)
+        stream = stream or self._new(key, now)
+        self._look_elsewhere(stream)
+        return stream
+
+    def _look_elsewhere(self, stream: Stream) -> None:
+        if self.source is not None:
+            protected(self._journal, stream.key, self.source.want, stream)
 
     def tick(self, now: float) -> None:
         """Once a second: end what is over its grace time, forget what nobody wants."""
@@ -155,8 +174,12 @@ class Hub:
             elif stream.state is State.GONE:
                 if now - stream.since >= self.settings.grace_seconds or not stream.wanted:
                     self._end(stream, now)
+                else:
+                    self._look_elsewhere(stream)
             elif not stream.wanted:
                 self._remove(stream)
+            else:
+                self._look_elsewhere(stream)
         for stream in self._ended:
             stream.drop_idle_lanes()
         self._ended = [stream for stream in self._ended if stream.lanes]

@@ -18,6 +18,7 @@ neither the publisher nor the rest; a tap that raises is detached.
 from __future__ import annotations
 
 import enum
+import secrets
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol
@@ -129,6 +130,12 @@ class Stream:
         self.publisher: Publisher | None = None
         self.started = now
         """When the present (or last) publisher began."""
+        self.lineage = secrets.token_hex(8)
+        """Names the timeline of its timestamps: copies of the stream, on other nodes, share it."""
+        self.hops: tuple[str, ...] = ()
+        """Nodes it came through."""
+        self.pulled = False
+        """Its publisher is this node's own pull from another one, which gives way to whoever publishes it here."""
         self.queued = False
         """In the set of streams that the next round serves; kept by the rounds."""
         self.lanes: dict[str, Lane] = {}
@@ -181,15 +188,32 @@ class Stream:
         self._has_audio = False
         self._followed = False
         """The lanes' logs are another process's."""
+        self._last: Message | None = None
+        """The newest message when the publisher left, where that is known."""
+        self._overlap: Message | None = None
+        """What comes up to this message was handed on before."""
 
     # Publishing
 
-    def begin(self, publisher: Publisher, now: float, relay: Relay | None = None) -> None:
+    def begin(
+        self, publisher: Publisher, now: float, relay: Relay | None = None, *,
+        lineage: str = "", hops: tuple[str, ...] = (), pulled: bool = False,
+    ) -> None:
         """A publisher starts, or takes over from one that has been taken off with ``leave``.
 
-        ``relay`` is the publisher once more, where it is one.
+        ``relay`` is the publisher once more, where it is one.  ``lineage`` is that of what it brings, where it is a
+        copy: a copy of what was here before goes on exactly where that stopped.
         """
+        self.hops = hops
+        self.pulled = pulled
+        if lineage and lineage == self.lineage and self._timeline.started and relay is None and not self._followed:
+            self._go_on(publisher, now)
+            return
         returning = self.sessions > 0
+        if lineage:
+            # Behind another stream it is shifted, so that its times are nobody else's.
+            self.lineage = secrets.token_hex(8) if returning or self._timeline.started else lineage
+        self._overlap = self._last = None
         if returning or self._timeline.started:
             # What viewers see goes on where it stopped, later by the time that passed.
             self._timeline.restart(int((now - self.last_message) * 1000))
@@ -218,6 +242,20 @@ class Stream:
             self._signal(True)
         self._release_waiters()
 
+    def _go_on(self, publisher: Publisher, now: float) -> None:
+        """Another copy of the same stream: head and timeline stay."""
+        self.publisher = publisher
+        self.sessions += 1
+        self.state = State.LIVE
+        self.since = self.started = self.last_message = now
+        self.overlap()
+        self._signal(True)
+        self._release_waiters()
+
+    def overlap(self) -> None:
+        """What comes next is the same stream from another place and begins earlier: leave out what was here before."""
+        self._overlap = self._gop[-1] if self._gop else self._last
+
     def follow(self, time: int, now: float) -> None:
         """In another process the stream has got to ``time`` (milliseconds) at ``now``; publishers here go on later."""
         self._timeline.follow(time)
@@ -231,6 +269,8 @@ class Stream:
         self.publisher = None
         self.state = State.GONE
         self.since = now
+        if self._gop:
+            self._last = self._gop[-1]
         self._forget_gop()
         self._signal(False)
 
@@ -264,6 +304,8 @@ class Stream:
         """
         type = message.type
         payload = message.payload
+        if self._overlap is not None and self._repeats(message):
+            return
         if type == VIDEO:
             kind = media.classify_video(payload)
             if kind <= media.KEY:
@@ -303,6 +345,31 @@ class Stream:
             self._fresh.append(message)
             if not self.queued:
                 self._wake(self)
+
+    def _repeats(self, message: Message) -> bool:
+        """Whether ``message`` was handed on before, by another publisher of the same stream."""
+        last = self._overlap
+        assert last is not None
+        type, payload = message.type, message.payload
+        time = self._timeline.unwrap(message.timestamp)
+        if (time, type, payload) == (last.timestamp, last.type, last.payload):
+            self._overlap = None
+            return True
+        if type == VIDEO:
+            kind = media.classify_video(payload)
+            fresh = kind == media.KEY and time > last.timestamp
+        elif type == AUDIO:
+            kind = media.classify_audio(payload)
+            fresh = kind == media.FRAME and not self._has_video and time > last.timestamp
+        else:
+            kind, fresh = media.OTHER, False
+        if fresh:
+            # Some of it was missed: go on at a join point.
+            self._overlap = None
+            return False
+        if kind == media.SEQUENCE_HEADER:
+            return any(known.type == type and known.payload == payload for known in self._head.values())
+        return True
 
     # Viewers and taps
 
@@ -429,6 +496,10 @@ class Stream:
     def time(self) -> int:
         """How far it has got: media time, milliseconds."""
         return self._timeline.reached
+
+    def ahead(self, raw: int) -> int:
+        """How much later (milliseconds) a timestamp of the publisher's, as it comes, is than all that has come."""
+        return self._timeline.unwrap(raw) - self._timeline.reached
 
     @property
     def gop_size(self) -> tuple[int, int]:

@@ -51,6 +51,10 @@ class Timeline:
         self.started = True
         self.time = self._peak = time
 
+    def unwrap(self, raw: int) -> int:
+        """Where ``raw`` would be, without going there."""
+        return self.time + (raw - self._raw + _HALF & _MASK) - _HALF
+
     @property
     def reached(self) -> int:
         """How far it has got: the latest time that viewers have seen, of the track that is ahead."""

@@ -99,6 +99,8 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...]
     for one, other in itertools.combinations(("rtmp.listen", "http.listen", "api.listen"), 2):
         if values[one].clashes(values[other]):
             yield (one, other), f"{one} ({values[one]}) and {other} ({values[other]}) cannot be open together"
+    if values["node.role"] == "edge" and not values["edge.origins"]:
+        yield ("node.role", "edge.origins"), "an edge needs edge.origins, the nodes that have the streams"
     if values["api.token"] is not None and values["api.token_file"] is not None:
         yield ("api.token_file", "api.token"), "api.token is set as well; only one of them may be"
     if not values["api.listen"].is_loopback and values["api.token"] is None and values["api.token_file"] is None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cluster.config.settings import BOUNDS, Address, Config, Secret, TextList
+from cluster.config.settings import BOUNDS, Address, Config, Origins, Secret
 from cluster.config.text import quantity, toml
 
 
@@ -57,7 +57,7 @@ class Option:
     def check_text(self, text: str) -> Any:
         """The same for text from outside the file; lists are written as JSON or with commas."""
         value: object = text
-        if self.hint == TextList:
+        if self._is_list:
             value = [item.strip() for item in text.split(",")] if text else []
             if text.lstrip().startswith("["):
                 try:
@@ -65,6 +65,10 @@ class Option:
                 except ValueError:
                     raise ValueError(f"should be a list such as a,b or [\"a\", \"b\"], not {toml(text)}") from None
         return self.check(value, strict=False)
+
+    @property
+    def _is_list(self) -> bool:
+        return typing.get_origin(bare(self.hint)) is tuple
 
     @property
     def allowed(self) -> str:
@@ -75,7 +79,9 @@ class Option:
         hint = bare(self.hint)
         if typing.get_origin(hint) is Literal:
             return ", ".join(f"`{toml(choice)}`" for choice in typing.get_args(hint))
-        if self.hint == TextList:
+        if self.hint == Origins:
+            return "list of host:port"
+        if self._is_list:
             return "list of text"
         return {Address: "host:port", bool: "true, false"}.get(hint, "text")
 

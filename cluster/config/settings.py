@@ -77,12 +77,6 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _origin_only(role: str) -> str:
-    if role != "origin":
-        raise ValueError('"edge" does not work in this version; only "origin" does')
-    return role
-
-
 def _one_per_core() -> int:
     """A worker for each core that this process may use; none where workers cannot share memory."""
     if sys.platform != "linux":
@@ -102,6 +96,12 @@ def _node_id(text: str) -> str:
     return text
 
 
+def _reachable(address: Address) -> Address:
+    if not address.port or address.host in ("0.0.0.0", "::"):
+        raise ValueError(f"should be an address to connect to, not {address}")
+    return address
+
+
 def _list(value: object) -> object:
     if not isinstance(value, list | tuple):
         raise ValueError(f"should be a list, not {toml(value)}")
@@ -110,6 +110,9 @@ def _list(value: object) -> object:
 
 Listen = Annotated[Address, BeforeValidator(Address.parse)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
+Origins = Annotated[
+    tuple[Annotated[Address, BeforeValidator(Address.parse), AfterValidator(_reachable)], ...], BeforeValidator(_list)
+]
 TextList = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_list)]
 
 
@@ -120,8 +123,9 @@ class NodeSettings:
     id: Annotated[str, AfterValidator(_node_id)] = field(default_factory=socket.gethostname)
     """The node's name in logs, metrics and the API."""
 
-    role: Annotated[Literal["origin", "edge"], AfterValidator(_origin_only)] = "origin"
-    """What the node does: an origin takes publishers.  An edge would pull from origins; it does not exist yet."""
+    role: Literal["origin", "edge"] = "origin"
+    """What the node is for: an origin takes publishers, an edge takes viewers and fetches what they want to see from
+    origins."""
 
     workers: int = field(default_factory=_one_per_core)
     """Processes that serve publishers and viewers, beside the one that supervises them; without this setting, one per
@@ -170,6 +174,18 @@ class ApiSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettings:
+    """Streams that nobody publishes here are fetched from another node, while somebody watches."""
+
+    origins: Origins = ()
+    """Nodes to ask, as ["10.0.0.1:1935", "10.0.0.2:1935"].  Streams are spread evenly over them; one that has not got
+    the stream, or fails, is followed by the next."""
+
+    linger_seconds: float = 2.0
+    """How long, in seconds, a stream is still fetched after its last viewer left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitSettings(Limits):
     """What connections may cost, each by itself and all together."""
 
@@ -199,6 +215,7 @@ class Config:
     rtmp: RtmpSettings = field(default_factory=RtmpSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -212,6 +229,7 @@ class Config:
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "node.workers": (0, MAX_WORKERS),
     "node.drain_seconds": (0, 3600),
+    "edge.linger_seconds": (0, 3600),
     "egress.min_delay_ms": (0, 10_000),
     "egress.max_delay_ms": (0, 10_000),
     "egress.share": (0.001, 1),

@@ -28,15 +28,34 @@ class Claimant:
         self._requests = count(1)
         self._granted: dict[StreamKey, int] = {}
         """The newest grant for each stream."""
+        self._pulled: dict[StreamKey, int] = {}
+        """Those of pulls."""
         self._waiting: dict[int, tuple[StreamKey, asyncio.Future[tuple[int, float] | None]]] = {}
         hub.listeners.append(self)
 
     async def claim(self, key: StreamKey) -> tuple[int, float] | None:
         """See ``pyrtmp.aio.publishing.Claims``."""
+        return await self._claim(key, False)
+
+    async def claim_pull(self, key: StreamKey) -> tuple[int, float] | None:
+        """See ``cluster.edge.pull.Claims``."""
+        seen = await self._claim(key, True)
+        self._pulled[key] = self._granted[key]
+        return seen
+
+    def release_pull(self, key: StreamKey, time: int) -> None:
+        """See ``cluster.edge.pull.Claims``.  A client may have claimed the stream since; that claim stays."""
+        request = self._pulled.pop(key, None)
+        if request is not None:
+            if self._granted.get(key) == request:
+                del self._granted[key]
+            self._tell(messages.Released(request, *key, time))
+
+    async def _claim(self, key: StreamKey, pull: bool) -> tuple[int, float] | None:
         request = next(self._requests)
         answer: asyncio.Future[tuple[int, float] | None] = asyncio.get_running_loop().create_future()
         self._waiting[request] = (key, answer)
-        self._tell(messages.Claim(request, *key))
+        self._tell(messages.Claim(request, *key, pull))
         try:
             return await answer
         except asyncio.CancelledError:
@@ -131,12 +150,12 @@ class Registry:
         return entry is not None and entry.lost
 
     async def claim(
-        self, key: StreamKey, serial: int, request: int, challenge: Callable[[int], Awaitable[bool]]
+        self, key: StreamKey, serial: int, request: int, challenge: Callable[[int], Awaitable[bool]] | None
     ) -> tuple[int, float] | None:
         """Give ``key`` to a worker; what is known of its time.
 
-        ``challenge(holder)`` asks the worker that has it whether its publisher lets go.  Raises ``RefusedError``.
-        One at a time for each key: of many who ask at once one gets it.
+        ``challenge(holder)`` asks the worker that has it whether its publisher lets go; without it (a pull) the key
+        must be free.  Raises ``RefusedError``.  One at a time for each key: of many who ask at once one gets it.
         """
         entry = self._entries.setdefault(key, _Entry())
         lock = self._locks.setdefault(key, asyncio.Lock())
@@ -144,8 +163,9 @@ class Registry:
         try:
             async with lock:
                 holder = entry.holder
-                if holder is not None and holder != serial and not await challenge(holder) and entry.holder == holder:
-                    raise RefusedError("NetStream.Publish.BadName", f"{key} is already being published.")
+                if holder is not None and (challenge is None or (holder != serial and not await challenge(holder))):
+                    if entry.holder == holder:
+                        raise RefusedError("NetStream.Publish.BadName", f"{key} is already being published.")
                 if entry.holder is not None and entry.holder != serial:
                     self._free(key, entry)
                 entry.holder = serial

@@ -162,6 +162,8 @@ class Claim:
     request: Serial
     app: Text
     name: Text
+    pull: bool = False
+    """No client: viewers want it, and another node may have it.  Gives way to everybody."""
 
 
 @validated(frozen=True, slots=True, config=_STRICT)

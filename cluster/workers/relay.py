@@ -216,7 +216,7 @@ class Feeder:
         except OSError as error:
             # Out of descriptors: the other worker's viewers miss the end, and have to know that it is one.
             self._link.server.counters.log_failures += 1
-            _log.error("log_failed", worker=self._link.worker, error=str(error))
+            _log.error("log_failed", peer=self._link.worker, error=str(error))
         self._link.send(_ID.pack(Kind.GONE, self._sid))
         self.close()
 
@@ -340,7 +340,7 @@ class Link:
 
     def _lost(self, reason: str) -> None:
         if reason != "gone":
-            _log.error("link_lost", worker=self.worker, reason=reason)
+            _log.error("link_lost", peer=self.worker, reason=reason)
         self._on_lost(self)
         self._let_go()
 

@@ -236,8 +236,9 @@ class Supervisor(Lifecycle):
         key = StreamKey(message.app, message.name)
         if self._registry.lost(key):
             await self._find_time(key, process)
+        challenge = None if message.pull else partial(self._challenge, key)
         try:
-            seen = await self._registry.claim(key, process.serial, message.request, partial(self._challenge, key))
+            seen = await self._registry.claim(key, process.serial, message.request, challenge)
         except RefusedError as error:
             process.tell(messages.Denied(message.request, str(error)))
             return

@@ -58,7 +58,7 @@ class Worker:
         server = self.engine.server
         self._claimant = server.claims = Claimant(server.hub, self._tell)
         self._directory = Directory(server, boot.serial, self._tell)
-        self.engine.start(feeds=HlsFeeds(self._directory.hls_link))
+        self.engine.start(claims=self._claimant, feeds=HlsFeeds(self._directory.hls_link))
         self._directory.hls = self.engine.site.hls
 
     async def run(self) -> None:
@@ -194,6 +194,8 @@ class Worker:
         server = self.engine.server
         stream = server.hub.find(app, name)
         if stream is None or not stream.held:
+            if self.engine.pulls is not None:
+                self.engine.pulls.give_up(StreamKey(app, name))
             return True
         return await yields(stream, server.hub, server.counters)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from pyrtmp.errors import LocalError, PeerError, RefusedError
+from pyrtmp.errors import LocalError, RefusedError
 from pyrtmp.message import Message
 from pyrtmp.session import ClientSession
 from pyrtmp.session.events import Event, HandshakeDone, ResultReceived, StatusReceived
@@ -80,6 +80,7 @@ class Client(asyncio.Protocol):
         self._holding = False
         self._msid = 0
         self._publishing = False
+        self._sink: Callable[[Sequence[Event]], None] | None = None
 
     @classmethod
     async def connect(
@@ -138,6 +139,25 @@ class Client(asyncio.Protocol):
                         raise RefusedError(event.code, event.description)
             await self._wait()
 
+    async def play_into(self, sink: Callable[[Sequence[Event]], None], *, timeout: float = 10.0) -> StatusReceived:
+        """Play the URL's stream: ``sink`` is called with whatever comes, as soon as it comes.
+
+        The server's answer.  After it ``wait_closed`` tells of the end of the connection; what ``sink`` raises ends it.
+        """
+        self._session.play(self._msid, self.url.name)
+        started = await self._started("NetStream.Play.Start", timeout)
+        if self._events:
+            sink(list(self._events))
+            self._events.clear()
+        self._sink = sink
+        return started
+
+    async def wait_closed(self) -> Exception:
+        """Wait for the end of the connection; the reason."""
+        await asyncio.shield(self._lost)
+        assert self._error is not None
+        return self._error
+
     async def close(self) -> None:
         """End the stream cleanly and close."""
         if self._error is None:
@@ -171,8 +191,13 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._events.extend(self._session.receive(data))
-        except PeerError as error:
+            events = self._session.receive(data)
+            if self._sink is not None:
+                self._sink(events)
+            else:
+                self._events.extend(events)
+        except Exception as error:
+            # What a peer can cause is a PeerError; anything else is a bug of this package or of a sink.
             self._error = error
             self._transport.abort()
         self._flush()
@@ -240,12 +265,12 @@ class Client(asyncio.Protocol):
                 info = event.values[1] if len(event.values) > 1 and isinstance(event.values[1], dict) else {}
                 raise RefusedError(str(info.get("code", "NetConnection.Call.Failed")), str(info.get("description", "")))
 
-    async def _started(self, code: str, timeout: float) -> None:
+    async def _started(self, code: str, timeout: float) -> StatusReceived:
         async with asyncio.timeout(timeout):
             while True:
                 event = await self._next()
                 if isinstance(event, StatusReceived):
                     if event.code == code:
-                        return
+                        return event
                     if event.level == "error":
                         raise RefusedError(event.code, event.description)

@@ -21,6 +21,7 @@ from pyrtmp.aio.publishing import Publishing
 from pyrtmp.aio.sockets import GATHERED_BYTES, acknowledge_at_once, report_from, set_keepalive
 from pyrtmp.errors import PeerError, RefusedError
 from pyrtmp.hooks import Hook, Request
+from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.message import DATA_AMF0, Message
 from pyrtmp.names import StreamKey
 from pyrtmp.session import ServerSession
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol):
         "app",
         "closing",
         "id",
+        "kin",
         "playing",
         "protocol",
         "publishing",
@@ -98,6 +100,7 @@ class Connection(asyncio.Protocol):
         self.protocol = "rtmp"
         self.address = address
         self.agent = ""
+        self.kin = STRANGER
         self.app = ""
         self.query = ""
         self.since = self._since = monotonic()
@@ -293,6 +296,7 @@ class Connection(asyncio.Protocol):
     def _on_connect(self, event: ConnectAsked) -> None:
         self.app, self.query = event.app, event.query
         self.agent = str(event.parameters.get("flashVer", ""))[:128]
+        self.kin = Kin.read(event.parameters)
         request = Request(self.id, self.address, self.protocol, event.app, None, event.query, event.parameters)
         self._decide(self.server.hooks.on_connect, request, self._connect)
 

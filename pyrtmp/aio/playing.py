@@ -12,6 +12,7 @@ from pyrtmp.aio.viewers import KernelViewer, TransportViewer
 from pyrtmp.errors import RefusedError
 from pyrtmp.forms import PLAY_MSID, RtmpForm
 from pyrtmp.hooks import Request
+from pyrtmp.kin import Kin
 from pyrtmp.names import StreamKey
 from pyrtmp.session.events import PlayAsked, ReceiveChanged
 from pyrtmp.stream import Stream
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pyrtmp.aio.connection import Connection
 
 _FORM: Final = RtmpForm()
+
+IMPATIENT_SECONDS: Final = 1.0
+"""How long a node that does not want to wait for a publisher waits for this one to find the stream elsewhere."""
 
 
 class _Play:
@@ -84,6 +88,8 @@ class Playing:
                 raise refusal
             if event.start >= 0 and not hub.is_live(key):
                 raise RefusedError("NetStream.Play.StreamNotFound", f"There is no recording of {event.name}.")
+            if not connection.kin.wait and hub.source is None and not hub.is_live(key):
+                raise RefusedError("NetStream.Play.StreamNotFound", f"{event.name} is not published.")
             stream = hub.open(key, now)
         except RefusedError as error:
             connection.session.refuse_play(event.msid, error.code, str(error))
@@ -126,7 +132,11 @@ class Playing:
             server.counters.log_failures += 1
             server.journal.error("log_failed", conn=connection.id, stream=str(play.stream.key), error=str(error))
             return
-        connection.session.accept_play(play.msid, reset=reset)
+        more = None
+        if connection.kin.node:
+            hops = (*play.stream.hops, server.node)
+            more = Kin(node=server.node, hops=hops, lineage=play.stream.lineage).entry()
+        connection.session.accept_play(play.msid, reset=reset, more=more)
         transport = connection.transport
         whole = play.msid == PLAY_MSID and play.audio and play.video
         plain = lane.log.in_kernel and transport.get_extra_info("ssl_object") is None
@@ -224,6 +234,9 @@ class Playing:
     def check(self, now: float) -> None:
         """Refuse what has waited too long for its publisher."""
         wait = self._connection.server.hub.settings.play_wait_seconds
+        if not self._connection.kin.wait:
+            # It asks several nodes.  This one may have to ask further ones, which takes a moment.
+            wait = min(wait, IMPATIENT_SECONDS)
         for play in list(self._plays.values()):
             if play.waiter is not None and now - play.since > wait:
                 self._give_up(play)

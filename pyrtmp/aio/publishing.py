@@ -58,6 +58,9 @@ class Publishing:
             self._refuse(event, refusal)
             return
         connection = self._connection
+        if connection.kin.came_through(connection.server.node):
+            self._refuse(event, RefusedError("NetStream.Publish.Loop", f"{event.name} came through here before."))
+            return
         holder = _holder(connection.server.hub, key)
         if holder is not None and holder.publisher is connection:
             self._refuse(event, _taken(event.name))
@@ -101,7 +104,9 @@ class Publishing:
         connection = self._connection
         server = connection.server
         try:
-            stream = server.hub.publish(key, connection, monotonic(), seen=seen)
+            stream = server.hub.publish(
+                key, connection, monotonic(), seen=seen, lineage=connection.kin.lineage, hops=connection.kin.hops
+            )
         except RefusedError as error:
             self._refuse(event, error)
             return
@@ -181,6 +186,9 @@ class Publishing:
 async def yields(stream: Stream, hub: Hub, counters: Counters) -> bool:
     """Challenge the publisher of ``stream``: whether it is gone or, having sent nothing, has lost the stream now."""
     publisher, seen = stream.publisher, stream.last_message
+    if publisher is not None and stream.pulled:
+        hub.displace(stream, monotonic(), "NetStream.Publish.BadName", "Somebody publishes it here now.")
+        return True
     while stream.publisher is publisher and publisher is not None:
         now = monotonic()
         if stream.last_message > seen:

@@ -85,7 +85,10 @@ class Server:
         max_connections: int = 10000,
         max_connections_per_address: int = 0,
         tick: float = 1.0,
+        node: str = "",
     ) -> None:
+        self.node = node
+        """What it is called among servers that pass streams on to each other (``pyrtmp.kin``)."""
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
         self.hooks = hooks or Hooks()

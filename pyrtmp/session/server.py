@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Any, Final, TypeAlias
 
@@ -132,13 +132,16 @@ class ServerSession(Session):
         self._move(msid, "refuse_publish")
         self.status(msid, code, description, level="error")
 
-    def accept_play(self, msid: int, *, reset: bool = True) -> None:
-        """Answer play with ``NetStream.Play.Start``; media for the player may be written from here on."""
+    def accept_play(self, msid: int, *, reset: bool = True, more: Mapping[str, Any] | None = None) -> None:
+        """Answer play with ``NetStream.Play.Start``; media for the player may be written from here on.
+
+        ``more`` goes into its information (``pyrtmp.kin``).
+        """
         stream = self._move(msid, "accept_play")
         self._send(control.user_control(control.STREAM_BEGIN, msid), CONTROL_CSID)
         if reset:
             self.status(msid, "NetStream.Play.Reset", f"Playing and resetting {stream.name}.")
-        self.status(msid, "NetStream.Play.Start", f"Started playing {stream.name}.")
+        self.status(msid, "NetStream.Play.Start", f"Started playing {stream.name}.", more=more)
         self._send_data(msid, "|RtmpSampleAccess", True, True)
         self.status(msid, "NetStream.Data.Start", "Started playing data.", details=False)
 
@@ -168,12 +171,17 @@ class ServerSession(Session):
         """7.1.7: StreamBegin or StreamEOF to a player whose publisher came or went while it stays."""
         self._send(control.user_control(event, msid), CONTROL_CSID)
 
-    def status(self, msid: int, code: str, description: str, *, level: str = "status", details: bool = True) -> None:
+    def status(
+        self, msid: int, code: str, description: str, *, level: str = "status", details: bool = True,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
         """7.2.2 onStatus on a message stream."""
         info: dict[str, Any] = {"level": level, "code": code, "description": description}
         stream = self._streams.get(msid)
         if details and stream is not None and stream.name:
             info["details"] = stream.name
+        if more:
+            info |= more
         self._send_command(STATUS_CSID, msid, "onStatus", 0, None, info, amf3=self._amf3)
 
     def resume(self) -> list[Event]:

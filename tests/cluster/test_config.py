@@ -241,7 +241,6 @@ x = 1
     found = problems(path, ("stream.log_bytes=lots", "hls.linger", "x=1", "api.token="), environ)
     assert [(each.source.removeprefix(str(path)), each.key, each.reason) for each in found] == [
         (":2", "listen", "no such key; did you mean rtmp.listen or http.listen or api.listen?"),
-        (":5", "node.role", '"edge" does not work in this version; only "origin" does'),
         (":6", "node.workers", "should be greater than or equal to 0, not -2"),
         (":9", "rtmp.lisen", "no such key; did you mean rtmp.listen?"),
         (":15", "limits.max_amf_depth", 'should be a valid integer, not "32"'),
@@ -263,6 +262,7 @@ x = 1
         ("--set", "api.token", "should be one or more printable ASCII characters without spaces"),
         (":12", "egress.min_delay_ms", "egress.min_delay_ms (500.0) is more than egress.max_delay_ms (350.0)"),
         ("environment", "hls.window", "hls.fragment (2.0) is more than hls.window (1.0)"),
+        (":5", "node.role", "an edge needs edge.origins, the nodes that have the streams"),
     ]
 
 
@@ -473,7 +473,7 @@ def test_what_follows_at_once_and_what_waits() -> None:
 
 def test_every_option_either_waits_or_follows() -> None:
     sections = {name.partition(".")[0] for name in options() if name not in RESTART}
-    assert sections == {"node", "http", "api", "egress", "limits", "timeouts", "stream", "hls", "log"}
+    assert sections == {"node", "http", "api", "edge", "egress", "limits", "timeouts", "stream", "hls", "log"}
     assert set(options()) >= RESTART
     assert {name for name in options() if name.startswith(("node.", "rtmp.")) and name not in RESTART} == {
         "node.drain_seconds"

@@ -569,5 +569,6 @@ async def test_closing_with_viewers_and_waiting_requests(bench: Any, kit: Any) -
                 assert (await reader.read()).startswith(b"FLV")
             for reader in waiting:
                 status, _ = await kit.read_head(reader)
-                assert status in (200, 404)  # what there was of live/cam may have become a last segment
+                # What there was of live/cam may have become a last segment, or come too late for that.
+                assert status in (200, 404, 503)
             assert await idle.read() == b""

@@ -1,0 +1,315 @@
+"""One stream that comes from another node: find it, keep it, change upstreams under its viewers.
+
+::
+
+    seek --an attempt delivers--> feed --upstream lost--------------------> seek (viewers stay)
+      ^                            | '---silent, hung, or asks to be left-> seek beside it: whoever has more wins
+      '--nobody has it: later------'
+                                   '---nobody watches for linger_seconds--> end
+
+The pull is the stream's publisher on this node.  Copies of one publish share its timeline (``pyrtmp.kin``): after a
+change to another copy the stream goes on with the very next message.  Behind another publish it goes on at a key
+frame, later by the time that passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, Protocol
+
+import structlog
+
+from cluster.edge.attempt import Attempt
+from cluster.edge.upstreams import Upstream, Upstreams
+from pyrtmp.aio.server import Server
+from pyrtmp.errors import RefusedError
+from pyrtmp.kin import Kin
+from pyrtmp.message import Message
+from pyrtmp.names import StreamKey
+from pyrtmp.stream import Stream
+
+STAGGER_SECONDS: Final = 0.15
+"""An upstream that has neither refused nor delivered for so long gets company: the next one is asked as well."""
+
+HUNG_SECONDS: Final = 2.0
+"""An upstream that sends nothing for so long is doubted."""
+
+KEEP_SECONDS: Final = 1.0
+"""How long the stream counts as live without an upstream."""
+
+FIRST_PAUSE: Final = 0.25
+LONGEST_PAUSE: Final = 2.0
+"""Seconds between two searches for a stream that nobody has."""
+
+_WATCH_SECONDS: Final = 0.25
+
+_log = structlog.get_logger(__name__)
+
+
+class Claims(Protocol):
+    """Who of the machine's processes pulls a stream."""
+
+    async def claim_pull(self, key: StreamKey) -> tuple[int, float] | None:
+        """See ``pyrtmp.aio.publishing.Claims.claim``, but nobody is challenged.  Raises ``RefusedError``."""
+
+    def release_pull(self, key: StreamKey, time: int) -> None:
+        """It is not pulled here any more."""
+
+
+class Pull:
+    """The publisher of a stream that another node has.  ``on_end`` is called once, when it is over for good."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        server: Server,
+        upstreams: Upstreams,
+        *,
+        linger: Callable[[], float],
+        claims: Claims | None,
+        on_end: Callable[[Pull], None],
+    ) -> None:
+        self.id = f"pull-{server.new_id()}"
+        self.key = stream.key
+        self.since = monotonic()
+        self.changes = 0
+        """Times it went on with another upstream."""
+        self.upstream: Upstream | None = None
+        """Where the stream comes from."""
+        self._stream = stream
+        self._server = server
+        self._upstreams = upstreams
+        self._linger = linger
+        self._claims = claims
+        self._on_end = on_end
+        self._event = asyncio.Event()
+        """Something happened that the task should look at."""
+        self._current: Attempt | None = None
+        self._hint = False
+        """Somebody may have the stream now."""
+        self._unwanted_since: float | None = None
+        self._began = False
+        """This pull is the stream's publisher."""
+        self._told = False
+        """That nobody has the stream."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    # From outside
+
+    def look(self) -> None:
+        """Somebody may have the stream now: look for it at once."""
+        self._hint = True
+        self._event.set()
+
+    def renew(self, stream: Stream) -> None:
+        """Viewers wait with ``stream``: another one than before, if that one ended meanwhile."""
+        if not self._began:
+            self._stream = stream
+
+    def displaced(self, stream: Stream, code: str, description: str) -> None:
+        """See ``pyrtmp.stream.Publisher``: somebody publishes it here, or an operator ended it."""
+        self._began = False
+        _log.info("pull_displaced", stream=str(self.key), code=code)
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Stop, whoever watches."""
+        self._task.cancel()
+
+    async def close(self) -> None:
+        """Stop and wait for the end."""
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    # The task
+
+    async def _run(self) -> None:
+        claimed = False
+        try:
+            while not claimed:
+                claimed = await self._claim()
+                if not claimed and not await self._pause(FIRST_PAUSE):
+                    return
+            pause = FIRST_PAUSE
+            while self._wanted():
+                if await self._seek(None):
+                    pause = FIRST_PAUSE
+                    await self._feed()
+                    continue
+                self._leave()
+                if not self._told:
+                    self._told = True
+                    _log.info("not_found", stream=str(self.key), upstreams=len(self._upstreams.origins))
+                if not await self._pause(pause * random.uniform(0.8, 1.2)):
+                    return
+                pause = min(2 * pause, LONGEST_PAUSE)
+        except RefusedError as error:
+            _log.info("pull_refused", stream=str(self.key), why=str(error))
+        finally:
+            # In this order: who hears that the claim is free finds no publisher here.
+            current, self._current = self._current, None
+            self._leave()
+            if claimed and self._claims is not None:
+                self._claims.release_pull(self.key, self._stream.time)
+            self._on_end(self)
+            if current is not None:
+                await asyncio.shield(current.close())
+
+    async def _claim(self) -> bool:
+        if self._claims is None:
+            return True
+        try:
+            seen = await self._claims.claim_pull(self.key)
+        except RefusedError:
+            return False  # another process has it, and shows it to this one
+        if seen is not None and seen[0] > self._stream.time and not self._stream.live:
+            self._stream.follow(*seen)
+        return True
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait, or until somebody may have the stream; whether it is wanted still."""
+        until = monotonic() + seconds
+        while self._wanted() and not self._hint and (left := until - monotonic()) > 0:
+            await self._wait(min(left, _WATCH_SECONDS))
+        self._hint = False
+        return self._wanted()
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            pass
+        self._event.clear()
+
+    def _wanted(self) -> bool:
+        """Whether somebody watched within the linger time.  A stream that somebody else publishes is not pulled."""
+        stream = self._stream
+        if not self._began and (stream.live or self._server.hub.find(*self.key) is not stream):
+            return False
+        now = monotonic()
+        if stream.wanted:
+            self._unwanted_since = None
+            return True
+        if self._unwanted_since is None:
+            self._unwanted_since = now
+        return self._began and now - self._unwanted_since < self._linger()
+
+    # Seeking
+
+    async def _seek(self, beside: Attempt | None) -> bool:
+        """Ask all upstreams, one after the other or, if they are slow, side by side; whether one is used now.
+
+        ``beside``: the present one, kept unless another has more.
+        """
+        attempts: list[Attempt] = []
+        lost_at = monotonic()
+        waiting = await self._upstreams.find(self.key)
+        if beside is not None:
+            waiting = [each for each in waiting if each != beside.upstream]
+        kin = Kin(node=self._server.node, hops=(self._server.node,), wait=False)
+        next_at = 0.0
+        try:
+            while self._wanted():
+                now = monotonic()
+                if waiting and (now >= next_at or all(attempt.over for attempt in attempts)):
+                    attempt = Attempt(waiting.pop(0), self.key, kin, self._server.limits, self._event.set)
+                    attempts.append(attempt)
+                    attempt.start()
+                    next_at = now + STAGGER_SECONDS
+                for attempt in attempts:
+                    if attempt.delivers and not attempt.over and self._has_more(attempt):
+                        attempts.remove(attempt)
+                        self._use(attempt)
+                        return True
+                if beside is not None and (beside.over or not self._doubtful(beside)):
+                    return False
+                for attempt in [attempt for attempt in attempts if attempt.over]:
+                    if not attempt.refused:
+                        self._upstreams.failed(attempt.upstream)
+                        _log.info("upstream_failed", stream=str(self.key), upstream=str(attempt.upstream),
+                                  error=attempt.error)
+                if not waiting and all(attempt.over for attempt in attempts):
+                    return False
+                if self._current is None and self._began and now - lost_at > KEEP_SECONDS:
+                    self._leave()
+                await self._wait(STAGGER_SECONDS if waiting else _WATCH_SECONDS)
+            return False
+        finally:
+            if attempts:
+                await asyncio.shield(asyncio.gather(*(attempt.close() for attempt in attempts)))
+
+    def _has_more(self, attempt: Attempt) -> bool:
+        """Whether it brings something that viewers have not seen."""
+        stream = self._stream
+        if not self._began or attempt.kin.lineage != stream.lineage or attempt.time is None:
+            return True
+        return stream.ahead(attempt.time) > 0
+
+    def _use(self, attempt: Attempt) -> None:
+        """Go on with what ``attempt`` brings."""
+        stream, server, kin = self._stream, self._server, attempt.kin
+        changed = self.upstream is not None
+        self.upstream = attempt.upstream
+        self._upstreams.worked(attempt.upstream)
+        now = monotonic()
+        if self._began and kin.lineage and kin.lineage == stream.lineage:
+            stream.overlap()
+            stream.hops = kin.hops
+        else:
+            self._leave()
+            # The pull is nobody's rival: where somebody publishes by now this raises, and the pull is over.
+            self._stream = server.hub.publish(
+                self.key, self, now, lineage=kin.lineage, hops=kin.hops, pulled=True)
+            self._began = True
+        before, self._current = self._current, attempt
+        self.changes += changed
+        self._told = False
+        _log.info("pulling", stream=str(self.key), upstream=str(attempt.upstream), node=kin.node or None,
+                  changes=self.changes)
+        attempt.feed(self._push)
+        if before is not None:
+            asyncio.get_running_loop().create_task(before.close())
+
+    def _push(self, message: Message) -> None:
+        stream = self._stream
+        stream.last_message = monotonic()
+        stream.push(message)
+
+    def _leave(self) -> None:
+        if self._began:
+            self._began = False
+            self._server.hub.unpublish(self._stream, self, monotonic())
+
+    # Feeding
+
+    async def _feed(self) -> None:
+        """Until the upstream is lost, or nobody watches."""
+        pause = 0.0
+        doubted = 0.0
+        while self._wanted():
+            current = self._current
+            assert current is not None
+            if current.over:
+                self._current = None
+                _log.info("upstream_lost", stream=str(self.key), upstream=str(current.upstream), error=current.error)
+                if not current.refused:
+                    self._upstreams.failed(current.upstream)
+                return
+            if not self._doubtful(current):
+                pause = 0.0
+            elif monotonic() >= doubted + pause or self._hint:
+                self._hint = False
+                if await self._seek(current):
+                    _log.info("upstream_left", stream=str(self.key), upstream=str(current.upstream),
+                              reason="asked" if current.leaving else "silent")
+                doubted = monotonic()
+                pause = min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE
+                continue
+            await self._wait(_WATCH_SECONDS)
+
+    def _doubtful(self, current: Attempt) -> bool:
+        return current.leaving or current.silent or monotonic() - current.heard > HUNG_SECONDS

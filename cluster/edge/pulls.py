@@ -1,0 +1,84 @@
+"""All the streams that this process pulls: one pull each, whatever the number of viewers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cluster.edge.pull import Claims, Pull
+from cluster.edge.upstreams import Upstreams
+from pyrtmp.aio.server import Server
+from pyrtmp.names import StreamKey
+from pyrtmp.stream import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class PullFacts:
+    """What operators see of one pull."""
+
+    key: StreamKey
+    upstream: str
+    """Address, or "" while none has the stream."""
+    seconds: float
+    changes: int
+
+
+class Pulls:
+    """See ``pyrtmp.hub.Source``.  ``linger``: seconds that a stream is pulled after its last viewer left."""
+
+    def __init__(
+        self, server: Server, upstreams: Upstreams, *, linger: Callable[[], float], claims: Claims | None = None
+    ) -> None:
+        self._server = server
+        self._upstreams = upstreams
+        self._linger = linger
+        self._claims = claims
+        self._pulls: dict[StreamKey, Pull] = {}
+        self._closed = False
+        self.started = 0
+        """Pulls so far."""
+
+    def __len__(self) -> int:
+        return len(self._pulls)
+
+    def want(self, stream: Stream) -> None:
+        """See ``pyrtmp.hub.Source``."""
+        pull = self._pulls.get(stream.key)
+        if pull is not None:
+            pull.renew(stream)
+        elif not self._closed:
+            self.started += 1
+            self._pulls[stream.key] = Pull(
+                stream, self._server, self._upstreams,
+                linger=self._linger, claims=self._claims, on_end=self._ended,
+            )
+
+    def look(self, key: StreamKey) -> None:
+        """Somebody publishes the stream, or moved it: whoever waits for it need not wait longer."""
+        pull = self._pulls.get(key)
+        if pull is not None:
+            pull.look()
+
+    def give_up(self, key: StreamKey) -> None:
+        """Somebody publishes the stream on this machine."""
+        pull = self._pulls.get(key)
+        if pull is not None:
+            pull.give_up()
+
+    def facts(self, now: float) -> list[PullFacts]:
+        """All of them."""
+        return [
+            PullFacts(pull.key, "" if pull.upstream is None else str(pull.upstream), now - pull.since, pull.changes)
+            for pull in self._pulls.values()
+        ]
+
+    async def close(self) -> None:
+        """Stop all."""
+        self._closed = True
+        if self._pulls:
+            await asyncio.gather(*(pull.close() for pull in list(self._pulls.values())))
+
+    def _ended(self, pull: Pull) -> None:
+        if self._pulls.get(pull.key) is pull:
+            del self._pulls[pull.key]

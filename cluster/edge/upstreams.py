@@ -1,0 +1,72 @@
+"""Where a stream may be fetched, and in which order to try."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from time import monotonic
+from typing import Final
+
+from pyrtmp.names import StreamKey
+
+FAILED_SECONDS: Final = 10.0
+"""One that could not be reached is tried after all others for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A node that may have the stream.  Only addresses from the configuration and the registry get here."""
+
+    host: str
+    port: int
+    node: str = ""
+    """Its id, where that is known."""
+
+    def url(self, key: StreamKey) -> str:
+        """Where to play the stream."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"rtmp://{host}:{self.port}/{key.app}/{key.name}"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Resolve = Callable[[StreamKey], Awaitable[Sequence[Upstream]]]
+"""Who is known to have a stream, the best first; empty when nobody is.  Never raises."""
+
+
+class Upstreams:
+    """Those known to have a stream, then the list of origins.
+
+    The list is turned for every stream in its own way, which stays the same (rendezvous hashing): origins share the
+    streams evenly, and all edges ask the same origin first.
+    """
+
+    def __init__(self, origins: Sequence[Upstream], resolve: Resolve | None = None) -> None:
+        self.origins = tuple(origins)
+        self._resolve = resolve
+        self._failed: dict[Upstream, float] = {}
+
+    async def find(self, key: StreamKey) -> list[Upstream]:
+        """All there are to try, the best first."""
+        known = () if self._resolve is None else await self._resolve(key)
+        ordered = sorted(self.origins, key=lambda each: _weight(key, each), reverse=True)
+        addresses = {(each.host, each.port): each for each in (*reversed(ordered), *reversed(known))}
+        found = [addresses.pop((each.host, each.port)) for each in (*known, *ordered)
+                 if (each.host, each.port) in addresses]
+        now = monotonic()
+        self._failed = {each: until for each, until in self._failed.items() if until > now}
+        return sorted(found, key=lambda each: each in self._failed)
+
+    def failed(self, upstream: Upstream) -> None:
+        """It could not be reached, or hung."""
+        self._failed[upstream] = monotonic() + FAILED_SECONDS
+
+    def worked(self, upstream: Upstream) -> None:
+        """It sends."""
+        self._failed.pop(upstream, None)
+
+
+def _weight(key: StreamKey, upstream: Upstream) -> bytes:
+    return blake2b(f"{key} {upstream}".encode(), digest_size=8).digest()

@@ -1,0 +1,73 @@
+"""What servers of one kind tell each other about a stream, beside the protocol: in one entry named ``pyrtmp``.
+
+The one that connects puts it into the command object of connect, the one that plays to it into the information of
+``NetStream.Play.Start``.  Other servers and players ignore it.
+
+    node      (string) who says it
+    hops      (string) the nodes the stream came through, first the one it was published to, separated by spaces
+    lineage   (string) names the timeline of its timestamps; copies of a stream share it
+    wait      (boolean) false: answer play with StreamNotFound at once when nobody publishes the stream
+
+What a peer says is read with care (``Kin.read`` raises nothing) and trusted as far as that peer is: it decides what
+is played again and what is left out, never where this server connects to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+ENTRY: Final = "pyrtmp"
+
+MAX_HOPS: Final = 8
+"""A stream that came through so many nodes goes no further."""
+
+_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """What a peer said of itself and of its stream; nothing, for one of another kind."""
+
+    node: str = ""
+    hops: tuple[str, ...] = ()
+    lineage: str = ""
+    wait: bool = True
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any] | None) -> Kin:
+        """From a command object or the information of a status."""
+        entry = (values or {}).get(ENTRY)
+        if not isinstance(entry, Mapping):
+            return STRANGER
+        node, hops, lineage = (entry.get(name) for name in ("node", "hops", "lineage"))
+        names = hops[: 65 * (MAX_HOPS + 1)].split() if isinstance(hops, str) else []
+        return cls(
+            _name(node),
+            tuple(filter(None, map(_name, names)))[: MAX_HOPS + 1],
+            _name(lineage),
+            entry.get("wait") is not False,
+        )
+
+    def entry(self) -> dict[str, Any]:
+        """The parameter to add."""
+        said: dict[str, Any] = {"node": self.node, "hops": " ".join(self.hops)}
+        if self.lineage:
+            said["lineage"] = self.lineage
+        if not self.wait:
+            said["wait"] = False
+        return {ENTRY: said}
+
+    def came_through(self, node: str) -> bool:
+        """Whether the stream was at ``node`` already, or at too many: taken from here it would run in a circle."""
+        return len(self.hops) >= MAX_HOPS or (bool(node) and node in self.hops)
+
+
+STRANGER: Final = Kin()
+"""A player, an encoder, or another server."""
+
+
+def _name(value: object) -> str:
+    return value if isinstance(value, str) and _ID.fullmatch(value) else ""
