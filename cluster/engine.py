@@ -18,13 +18,16 @@ import structlog
 from cluster.config import Config
 from cluster.edge.pull import Claims
 from cluster.edge.pulls import Pulls
-from cluster.edge.upstreams import Upstream, Upstreams
+from cluster.edge.upstreams import Resolve, Upstream, Upstreams
 from cluster.facts import ALONE, Facts
+from cluster.forward.forwarder import Forwarder
+from cluster.forward.target import parse_target
 from cluster.memory import Trimmer
 from cluster.reports import Load, Numbers
 from hls.http import ViewerSite
 from hls.sharing import Feeds
 from pyrtmp.aio.server import Server
+from pyrtmp.names import StreamKey
 
 VERSION: Final = version("pyrtmp-cluster")
 
@@ -68,6 +71,15 @@ class Engine:
         )
         self.pulls: Pulls | None = None
         """What it fetches from other nodes, where it may."""
+        self.forwarder = Forwarder(
+            self.server.hub,
+            node=config.node.id,
+            journal=structlog.get_logger("forward"),
+            targets=[parse_target(each) for each in config.forward.to],
+            limits=limits,
+            wanted=lambda stream: not stream.pulled,
+            hops=lambda stream: stream.hops,
+        )
         self.facts = Facts(self.server, worker=worker)
         self.worker = worker
         self._streams = streams
@@ -85,15 +97,21 @@ class Engine:
         assert self._site is not None, "the engine was not started"
         return self._site
 
-    def start(self, *, feeds: Feeds | None = None, claims: Claims | None = None) -> None:
+    def start(
+        self, *, feeds: Feeds | None = None, claims: Claims | None = None, resolve: Resolve | None = None
+    ) -> None:
         """Begin to take samples and to give memory back.  Opens no listener.
 
-        ``feeds``: where other workers' HLS is found.  ``claims``: who of the workers pulls what.
+        ``feeds``: where other workers' HLS is found.  ``claims``: who of the workers pulls what.  ``resolve``: asks
+        the registry, where there is one, who has a stream.
         """
         origins = [Upstream(each.host, each.port) for each in self.config.edge.origins]
-        if origins:
+        if self.config.registry.url is None:
+            resolve = None
+        if origins or resolve is not None:
             self.pulls = self.server.hub.source = Pulls(
-                self.server, Upstreams(origins), linger=lambda: self.config.edge.linger_seconds, claims=claims
+                self.server, Upstreams(origins, resolve), linger=lambda: self.config.edge.linger_seconds,
+                claims=claims,
             )
         self._site = ViewerSite(
             self.server,
@@ -105,6 +123,7 @@ class Engine:
             feeds=feeds,
         )
         self.facts.audience = self._site.audience
+        self.forwarder.start()
         self._tick()
         self._trim()
 
@@ -144,6 +163,16 @@ class Engine:
         self.server.hub.end(stream, monotonic())
         return True
 
+    def lose_stream(self, key: StreamKey) -> bool:
+        """Another node has the stream now: let its publisher go, viewers stay; whether there was one."""
+        stream = self.server.hub.find(*key)
+        if stream is None or not stream.held or stream.pulled:
+            return False
+        self.server.hub.displace(
+            stream, monotonic(), "NetStream.Publish.BadName", "The stream is published to another node."
+        )
+        return True
+
     def configure(self, config: Config) -> None:
         """Use other settings, as far as they can change while this runs (``cluster.config.compare``)."""
         limits = config.limits
@@ -157,6 +186,7 @@ class Engine:
         )
         if self._site is not None:
             self._site.configure(hls=config.hls, cors_origins=config.http.cors_origins)
+        self.forwarder.configure([parse_target(each) for each in config.forward.to])
         self.config = config
 
     async def drain(self, seconds: float, cut: asyncio.Event) -> None:
@@ -185,6 +215,7 @@ class Engine:
                 timer.cancel()
         if self.pulls is not None:
             await self.pulls.close()
+        await self.forwarder.close()
         await self.server.close()
         if self._site is not None:
             await self._site.close()

@@ -16,6 +16,7 @@ from cluster.engine import VERSION
 from cluster.fleet import Fleet
 from cluster.opening import found, freeze_heap, open_listener
 from cluster.reloading import Reloaded, Reloader
+from cluster.sources import Publishers, SourceManager
 
 _log = structlog.get_logger(__name__)
 
@@ -34,6 +35,8 @@ class Lifecycle(ABC):
         self._rtmp: list[tuple[str, int]] = []
         self._http: list[tuple[str, int]] = []
         self._api: Api | None = None
+        self._sources: SourceManager | None = None
+        """Where nodes share a registry."""
 
     def obey_signals(self) -> None:
         """SIGTERM and SIGINT stop the node, SIGHUP reloads its settings.  Call before ``start``: whoever sees the
@@ -89,6 +92,25 @@ class Lifecycle(ABC):
         self._api = Api(fleet, node=config.node.id, version=VERSION, token=config.api.secret)
         await open_listener("api.listen", config.api.listen, self._api.start)
 
+    async def _open_sources(self, publishers: Publishers) -> None:
+        """Be known to the other nodes, where there is a registry."""
+        node = self._config.node
+        if self._config.registry.url is None:
+            return
+        rtmp = node.advertise or self.rtmp_address
+        http = self.http_address
+        if http.host in ("0.0.0.0", "::"):
+            http = Address(rtmp.host, http.port)
+        self._sources = SourceManager(
+            self._config, publishers, rtmp=str(rtmp), http=str(http),
+            stress=self._stress, draining=lambda: self._draining,
+        )
+        await self._sources.start()
+
+    @abstractmethod
+    def _stress(self) -> float:
+        """How busy this node is: 0 idle, 1 as busy as it should be."""
+
     async def _opened(self, **more: int) -> None:
         """Everything is open."""
         if self._demo is not None:
@@ -99,6 +121,7 @@ class Lifecycle(ABC):
             node=self._config.node.id,
             version=VERSION,
             **more,
+            **({} if self._sources is None else {"registry": self._sources.name}),
             rtmp=str(self.rtmp_address),
             http=str(self.http_address),
             api=str(self.api_address),

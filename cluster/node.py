@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cluster.config import Config
+from cluster.edge.upstreams import Upstream
 from cluster.engine import Engine
 from cluster.facts import Facts
 from cluster.fleet import OneProcess
 from cluster.lifecycle import Lifecycle
 from cluster.opening import open_listener, raise_descriptor_limit, run_loop
+from cluster.sources import BUSY_SHARE, NodeClaims
+from pyrtmp.aio.publishing import yields
 from pyrtmp.aio.server import Server
+from pyrtmp.names import StreamKey
 
 
 class Node(Lifecycle):
@@ -37,15 +41,20 @@ class Node(Lifecycle):
         await open_listener("rtmp.listen", config.rtmp.listen, engine.server.start)
         self._rtmp = engine.server.addresses
         engine.rtmp_port = self.rtmp_address.port
-        engine.start()
+        engine.start(resolve=self._resolve)
         site = engine.site
         await open_listener("http.listen", config.http.listen, site.start)
         self._http = site.addresses
+        await self._open_sources(self)
+        if self._sources is not None:
+            engine.server.claims = NodeClaims(self._sources)
         await self._open_api(OneProcess(engine, ready=self.ready, reload=self.reload))
         await self._opened()
 
     async def drain(self) -> None:
         self._draining = True
+        if self._sources is not None:
+            self._sources.drain()
         ends = [self.engine.drain(self._config.node.drain_seconds, self._stop_now)]
         if self._demo is not None:
             ends.append(self._demo.close())
@@ -55,6 +64,8 @@ class Node(Lifecycle):
         if self._demo is not None:
             await self._demo.close()
         await self.engine.close()
+        if self._sources is not None:
+            await self._sources.close()
         if self._api is not None:
             await self._api.close()
 
@@ -63,6 +74,26 @@ class Node(Lifecycle):
 
     def _configure(self, config: Config) -> None:
         self.engine.configure(config)
+
+    def _stress(self) -> float:
+        return self.engine.numbers().now.cpu_share / BUSY_SHARE
+
+    async def _resolve(self, key: StreamKey) -> Sequence[Upstream]:
+        return () if self._sources is None else await self._sources.resolve(key)
+
+    # cluster.sources.Publishers
+
+    async def challenge(self, key: StreamKey) -> bool:
+        server = self.engine.server
+        stream = server.hub.find(*key)
+        return stream is None or not stream.held or await yields(stream, server.hub, server.counters)
+
+    def lose(self, key: StreamKey) -> None:
+        self.engine.lose_stream(key)
+
+    def look(self, key: StreamKey) -> None:
+        if self.engine.pulls is not None:
+            self.engine.pulls.look(key)
 
 
 def serve(

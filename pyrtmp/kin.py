@@ -6,6 +6,7 @@ The one that connects puts it into the command object of connect, the one that p
     node      (string) who says it
     hops      (string) the nodes the stream came through, first the one it was published to, separated by spaces
     lineage   (string) names the timeline of its timestamps; copies of a stream share it
+    copy      (boolean) true: what it publishes is its own or another node's all the same
     wait      (boolean) false: answer play with StreamNotFound at once when nobody publishes the stream
 
 What a peer says is read with care (``Kin.read`` raises nothing) and trusted as far as that peer is: it decides what
@@ -34,6 +35,7 @@ class Kin:
     node: str = ""
     hops: tuple[str, ...] = ()
     lineage: str = ""
+    copy: bool = False
     wait: bool = True
 
     @classmethod
@@ -48,6 +50,7 @@ class Kin:
             _name(node),
             tuple(filter(None, map(_name, names)))[: MAX_HOPS + 1],
             _name(lineage),
+            entry.get("copy") is True,
             entry.get("wait") is not False,
         )
 
@@ -56,6 +59,8 @@ class Kin:
         said: dict[str, Any] = {"node": self.node, "hops": " ".join(self.hops)}
         if self.lineage:
             said["lineage"] = self.lineage
+        if self.copy:
+            said["copy"] = True
         if not self.wait:
             said["wait"] = False
         return {ENTRY: said}

@@ -99,10 +99,21 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...]
     for one, other in itertools.combinations(("rtmp.listen", "http.listen", "api.listen"), 2):
         if values[one].clashes(values[other]):
             yield (one, other), f"{one} ({values[one]}) and {other} ({values[other]}) cannot be open together"
-    if values["node.role"] == "edge" and not values["edge.origins"]:
-        yield ("node.role", "edge.origins"), "an edge needs edge.origins, the nodes that have the streams"
-    if values["api.token"] is not None and values["api.token_file"] is not None:
-        yield ("api.token_file", "api.token"), "api.token is set as well; only one of them may be"
+    registry = values["registry.url"] is not None or values["registry.url_file"] is not None
+    if values["node.role"] == "edge" and not values["edge.origins"] and not registry:
+        yield (
+            ("node.role", "edge.origins", "registry.url", "registry.url_file"),
+            "an edge needs edge.origins, the nodes that have the streams, or registry.url, where it finds them",
+        )
+    if registry and values["node.advertise"] is None and values["rtmp.listen"].host in ("0.0.0.0", "::"):
+        yield (
+            ("registry.url", "registry.url_file", "node.advertise"),
+            f"other nodes have to know where this one is, and rtmp.listen ({values['rtmp.listen']}) does not say which "
+            "address: set node.advertise",
+        )
+    for secret in ("api.token", "registry.url"):
+        if values[secret] is not None and values[f"{secret}_file"] is not None:
+            yield (f"{secret}_file", secret), f"{secret} is set as well; only one of them may be"
     if not values["api.listen"].is_loopback and values["api.token"] is None and values["api.token_file"] is None:
         yield (
             ("api.listen", "api.token", "api.token_file"),

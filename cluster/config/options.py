@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 
-from cluster.config.settings import BOUNDS, Address, Config, Origins, Secret
+from cluster.config.settings import BOUNDS, Address, Config
 from cluster.config.text import quantity, toml
 
 
@@ -41,7 +41,7 @@ class Option:
     @property
     def is_secret(self) -> bool:
         """Whether the value must not be shown."""
-        return self.default is None and self.hint == Secret | None
+        return self.default is None and SecretStr in _parts(self.hint)
 
     def check(self, value: object, *, strict: bool) -> Any:
         """Return the value in its own type; ``strict`` takes no text for a number.  Raises ``ValueError``."""
@@ -79,7 +79,7 @@ class Option:
         hint = bare(self.hint)
         if typing.get_origin(hint) is Literal:
             return ", ".join(f"`{toml(choice)}`" for choice in typing.get_args(hint))
-        if self.hint == Origins:
+        if self.name in ("edge.origins",):
             return "list of host:port"
         if self._is_list:
             return "list of text"
@@ -103,6 +103,13 @@ def options() -> Mapping[str, Option]:
             adapter = TypeAdapter(Annotated[hint, limits] if low is not None else hint)
             found[name] = Option(section, each.name, default, computed, docs[each.name], hint, adapter)
     return types.MappingProxyType(found)
+
+
+def _parts(hint: Any) -> set[Any]:
+    """The types of a union, without ``Annotated``."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return {bare(each) for each in typing.get_args(hint)}
+    return {bare(hint)}
 
 
 def bare(hint: Any) -> Any:

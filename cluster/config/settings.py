@@ -18,6 +18,9 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from cluster.config.text import GIB, KIB, MIB, toml
+from cluster.forward.target import parse_target
+from cluster.registry.urls import check_prefix
+from cluster.registry.urls import parse as parse_registry
 from hls.settings import HlsSettings
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
 
@@ -102,6 +105,22 @@ def _reachable(address: Address) -> Address:
     return address
 
 
+def _group(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", text):
+        raise ValueError(f"should be up to 64 letters, digits, dots, underscores and hyphens, not {toml(text)}")
+    return text
+
+
+def _registry(url: SecretStr) -> SecretStr:
+    parse_registry(url.get_secret_value())
+    return url
+
+
+def _target(text: str) -> str:
+    parse_target(text)
+    return text
+
+
 def _list(value: object) -> object:
     if not isinstance(value, list | tuple):
         raise ValueError(f"should be a list, not {toml(value)}")
@@ -112,6 +131,9 @@ Listen = Annotated[Address, BeforeValidator(Address.parse)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Origins = Annotated[
     tuple[Annotated[Address, BeforeValidator(Address.parse), AfterValidator(_reachable)], ...], BeforeValidator(_list)
+]
+Targets = Annotated[
+    tuple[Annotated[str, AfterValidator(_target)], ...], BeforeValidator(_list)
 ]
 TextList = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_list)]
 
@@ -130,6 +152,12 @@ class NodeSettings:
     workers: int = field(default_factory=_one_per_core)
     """Processes that serve publishers and viewers, beside the one that supervises them; without this setting, one per
     core on Linux and 0 elsewhere.  0 runs everything in one process."""
+
+    group: Annotated[str, AfterValidator(_group)] = ""
+    """Data centre or rack.  Nodes fetch streams from their own group while it has them."""
+
+    advertise: Annotated[Address, BeforeValidator(Address.parse), AfterValidator(_reachable)] | None = None
+    """Address and TCP port where other nodes reach this one by RTMP, as "10.0.0.1:1935"; without it, rtmp.listen."""
 
     drain_seconds: float = 10.0
     """Longest time, in seconds, from SIGTERM until the last connection is closed."""
@@ -171,6 +199,39 @@ class ApiSettings:
     def secret(self) -> str:
         """The token, or ""."""
         return "" if self.token is None else self.token.get_secret_value()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings:
+    """The source manager: where nodes find out which of them has a stream."""
+
+    url: Annotated[SecretStr, AfterValidator(_registry)] | None = None
+    """redis://[user:password@]host:6379/0, redis+sentinel://host:26379,host:26379/service,
+    redis+cluster://host:6379,host:6379, or rediss... for TLS (?ca=FILE&cert=FILE&key=FILE); without it, the node knows
+    of itself only."""
+
+    url_file: Annotated[str, Field(min_length=1)] | None = None
+    """File that holds the URL, relative to the configuration file; in place of url."""
+
+    key_prefix: Annotated[str, AfterValidator(check_prefix)] = "pyrtmp:"
+    """What the names of all keys begin with, so that clusters can share a Redis."""
+
+    lease_seconds: float = 10.0
+    """How long a stream stays a node's own when that is not heard of any more."""
+
+    @property
+    def secret(self) -> str:
+        """The URL, or ""."""
+        return "" if self.url is None else self.url.get_secret_value()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardSettings:
+    """Streams published here are passed on."""
+
+    to: Targets = ()
+    """Where to: host:port (same application and stream name there) or rtmp://host/app[/name]; {app} and {name} stand
+    for the stream's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +277,8 @@ class Config:
     http: HttpSettings = field(default_factory=HttpSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
+    forward: ForwardSettings = field(default_factory=ForwardSettings)
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -230,6 +293,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "node.workers": (0, MAX_WORKERS),
     "node.drain_seconds": (0, 3600),
     "edge.linger_seconds": (0, 3600),
+    "registry.lease_seconds": (1, 3600),
     "egress.min_delay_ms": (0, 10_000),
     "egress.max_delay_ms": (0, 10_000),
     "egress.share": (0.001, 1),

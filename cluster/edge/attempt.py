@@ -145,6 +145,8 @@ class Attempt:
                     self._notice()
                 elif event.code in _ENDS or event.level == "error":
                     raise RefusedError(event.code, event.description or "the stream ended")
+        if self._held:
+            self._notice()  # perhaps there is more now than viewers have seen
 
     def _on_message(self, message: Message) -> None:
         self.heard = monotonic()
@@ -165,6 +167,4 @@ class Attempt:
             self._held.append(message)
         if frame:
             self.time = message.timestamp
-            if not self._first.is_set():
-                self._first.set()
-                self._notice()
+            self._first.set()

@@ -33,13 +33,13 @@ class Claimant:
         self._waiting: dict[int, tuple[StreamKey, asyncio.Future[tuple[int, float] | None]]] = {}
         hub.listeners.append(self)
 
-    async def claim(self, key: StreamKey) -> tuple[int, float] | None:
+    async def claim(self, key: StreamKey, *, copy: bool = False) -> tuple[int, float] | None:
         """See ``pyrtmp.aio.publishing.Claims``."""
-        return await self._claim(key, False)
+        return await self._claim(key, copy=copy)
 
     async def claim_pull(self, key: StreamKey) -> tuple[int, float] | None:
         """See ``cluster.edge.pull.Claims``."""
-        seen = await self._claim(key, True)
+        seen = await self._claim(key, pull=True)
         self._pulled[key] = self._granted[key]
         return seen
 
@@ -51,11 +51,11 @@ class Claimant:
                 del self._granted[key]
             self._tell(messages.Released(request, *key, time))
 
-    async def _claim(self, key: StreamKey, pull: bool) -> tuple[int, float] | None:
+    async def _claim(self, key: StreamKey, *, copy: bool = False, pull: bool = False) -> tuple[int, float] | None:
         request = next(self._requests)
         answer: asyncio.Future[tuple[int, float] | None] = asyncio.get_running_loop().create_future()
         self._waiting[request] = (key, answer)
-        self._tell(messages.Claim(request, *key, pull))
+        self._tell(messages.Claim(request, *key, copy, pull))
         try:
             return await answer
         except asyncio.CancelledError:
@@ -185,12 +185,19 @@ class Registry:
             entry.lost = False
             self._announce(key, serial)
 
-    def release(self, key: StreamKey, serial: int, request: int, time: int) -> None:
-        """The worker's publisher left; ignored when it does not have the claim, or claimed once more since."""
+    def release(self, key: StreamKey, serial: int, request: int, time: int) -> bool:
+        """The worker's publisher left; False when it does not have the claim, or claimed once more since."""
         entry = self._entries.get(key)
-        if entry is not None and (entry.holder, entry.request) == (serial, request):
-            self._note(entry, time)
-            self._free(key, entry)
+        if entry is None or (entry.holder, entry.request) != (serial, request):
+            return False
+        self._note(entry, time)
+        self._free(key, entry)
+        return True
+
+    def holder(self, key: StreamKey) -> int | None:
+        """The worker that has the claim."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.holder
 
     def seen(self, key: StreamKey, time: int) -> None:
         """Viewers had got so far when they lost the worker that held the stream.

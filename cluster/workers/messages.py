@@ -22,7 +22,9 @@ Text = Annotated[str, Field(max_length=8193)]
 """Two of the longest names that can be allowed (``limits.max_name_bytes``), with a slash between them."""
 Time = Annotated[int, Field(ge=-(1 << 62), le=1 << 62)]
 
-Question = Literal["numbers", "streams", "stream", "clients", "client", "kick", "end", "challenge", "time", "page"]
+Question = Literal[
+    "numbers", "streams", "stream", "clients", "client", "kick", "end", "challenge", "lose", "time", "page", "resolve"
+]
 """What can be asked."""
 
 _STRICT: Final = ConfigDict(strict=True, extra="forbid")
@@ -74,6 +76,14 @@ class Holds:
 @validated(frozen=True, slots=True, config=_STRICT)
 class Freed:
     """Supervisor to worker: nobody publishes the stream."""
+
+    app: Text
+    name: Text
+
+
+@validated(frozen=True, slots=True, config=_STRICT)
+class Look:
+    """Supervisor to worker: another node has the stream now; who waits for it may fetch it."""
 
     app: Text
     name: Text
@@ -162,6 +172,8 @@ class Claim:
     request: Serial
     app: Text
     name: Text
+    copy: bool = False
+    """The client is another node that owns the stream."""
     pull: bool = False
     """No client: viewers want it, and another node may have it.  Gives way to everybody."""
 
@@ -207,7 +219,7 @@ class Drained:
 
 
 Message = (
-    Peer | Connection | Holds | Freed | Granted | Denied | Ping | Ask | Answer | Drain
+    Peer | Connection | Holds | Freed | Look | Granted | Denied | Ping | Ask | Answer | Drain
     | Waiting | Ready | Pong | Claim | Began | Released | Seen | LinkLost | Drained
 )  # fmt: skip
 

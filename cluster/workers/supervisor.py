@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import socket
 import zlib
 from collections.abc import Callable, Iterable
@@ -14,6 +16,7 @@ import structlog
 from cluster.config import Address, Config
 from cluster.lifecycle import Lifecycle
 from cluster.opening import StartError, open_listener, raise_descriptor_limit
+from cluster.sources import BUSY_SHARE
 from cluster.workers import messages
 from cluster.workers.channel import pair
 from cluster.workers.claims import Registry
@@ -68,10 +71,13 @@ class Supervisor(Lifecycle):
             accept = partial(self._accept, protocol)
             self._listeners += [Listener(sock, accept, self._counters, self._journal) for sock in sockets]
         self._tick()
+        await self._open_sources(self)
         await self._opened(workers=config.node.workers)
 
     async def drain(self) -> None:
         self._draining = True
+        if self._sources is not None:
+            self._sources.drain()
         self._stop_accepting()
         if self._restarting is not None:
             self._restarting.cancel()
@@ -104,6 +110,8 @@ class Supervisor(Lifecycle):
         if self._demo is not None:
             await self._demo.close()
         await self._crew.close()
+        if self._sources is not None:
+            await self._sources.close()
         if self._api is not None:
             await self._api.close()
 
@@ -176,6 +184,8 @@ class Supervisor(Lifecycle):
         """What it published is free."""
         self._machine.retire(process)
         freed = self._registry.forget_worker(process.serial)
+        for key in freed:
+            self._released(key)
         if freed:
             _log.warning("streams_lost", worker=process.slot, streams=len(freed))
 
@@ -188,13 +198,16 @@ class Supervisor(Lifecycle):
                 self._registry.began(StreamKey(message.app, message.name), process.serial)
             case messages.Released():
                 key = StreamKey(message.app, message.name)
-                self._registry.release(key, process.serial, message.request, message.time)
+                if self._registry.release(key, process.serial, message.request, message.time):
+                    self._released(key)
             case messages.Seen():
                 self._registry.seen(StreamKey(message.app, message.name), message.time)
             case messages.LinkLost():
                 self._link_again(process, message.serial)
             case messages.Ask(what="page"):
                 self._do(self._tell_page(process, message.request))
+            case messages.Ask(what="resolve", arguments=[app, name]):
+                self._do(self._tell_upstreams(process, message.request, StreamKey(app, name)))
             case _:
                 raise ValueError(f"{type(message).__name__} is not for a supervisor")
 
@@ -239,14 +252,56 @@ class Supervisor(Lifecycle):
         challenge = None if message.pull else partial(self._challenge, key)
         try:
             seen = await self._registry.claim(key, process.serial, message.request, challenge)
+            if self._sources is not None and not message.pull:
+                try:
+                    await self._sources.claim(key, copy=message.copy)
+                except RefusedError:
+                    self._registry.release(key, process.serial, message.request, 0)
+                    raise
         except RefusedError as error:
             process.tell(messages.Denied(message.request, str(error)))
             return
         if process.working:
             time, at = seen if seen is not None else (None, None)
             process.tell(messages.Granted(message.request, time, at))
-        else:
-            self._registry.release(key, process.serial, message.request, 0)
+        elif self._registry.release(key, process.serial, message.request, 0):
+            self._released(key)
+
+    def _released(self, key: StreamKey) -> None:
+        if self._sources is not None:
+            self._sources.release(key)
+
+    def _stress(self) -> float:
+        shares = [process.numbers.now.cpu_share for process in self._crew if process.numbers is not None]
+        return sum(shares) / len(shares) / BUSY_SHARE if shares else 0.0
+
+    # cluster.sources.Publishers
+
+    async def challenge(self, key: StreamKey) -> bool:
+        """Whether the stream's publisher here lets go of it."""
+        serial = self._registry.holder(key)
+        return serial is None or await self._challenge(key, serial)
+
+    def lose(self, key: StreamKey) -> None:
+        """The stream is another node's now."""
+        serial = self._registry.holder(key)
+        holder = None if serial is None else self._crew[serial]
+        if holder is not None:
+            self._do(self._take_away(holder, key))
+
+    async def _take_away(self, holder: Process, key: StreamKey) -> None:
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            await holder.asking.ask("lose", *key)
+
+    def look(self, key: StreamKey) -> None:
+        """Another node has the stream now."""
+        for process in self._crew:
+            process.tell(messages.Look(*key))
+
+    async def _tell_upstreams(self, process: Process, request: int, key: StreamKey) -> None:
+        found = [] if self._sources is None else await self._sources.resolve(key)
+        body = json.dumps([(each.host, each.port, each.node) for each in found]).encode()
+        process.asking.answer(request, True, body)
 
     async def _find_time(self, key: StreamKey, claimant: Process) -> None:
         """Learn from those who have viewers of a stream how far it had got when its worker was lost."""

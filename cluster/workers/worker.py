@@ -20,6 +20,7 @@ from typing import Any, Final
 import structlog
 
 from cluster import logs
+from cluster.edge.upstreams import Upstream
 from cluster.engine import Engine
 from cluster.opening import freeze_heap, raise_descriptor_limit, run_loop
 from cluster.reports import CLIENTS, STREAMS
@@ -58,7 +59,7 @@ class Worker:
         server = self.engine.server
         self._claimant = server.claims = Claimant(server.hub, self._tell)
         self._directory = Directory(server, boot.serial, self._tell)
-        self.engine.start(claims=self._claimant, feeds=HlsFeeds(self._directory.hls_link))
+        self.engine.start(claims=self._claimant, resolve=self._resolve, feeds=HlsFeeds(self._directory.hls_link))
         self._directory.hls = self.engine.site.hls
 
     async def run(self) -> None:
@@ -97,6 +98,9 @@ class Worker:
                     self._directory.tick()
                 case messages.Holds():
                     self._directory.add_holder(StreamKey(message.app, message.name), message.serial)
+                case messages.Look():
+                    if self.engine.pulls is not None:
+                        self.engine.pulls.look(StreamKey(message.app, message.name))
                 case messages.Freed():
                     self._directory.remove_holder(StreamKey(message.app, message.name))
                 case messages.Granted():
@@ -182,6 +186,8 @@ class Worker:
                 return engine.end_stream(app, name), b""
             case "challenge", [app, name]:
                 return await self._challenge(app, name), b""
+            case "lose", [app, name]:
+                return engine.lose_stream(StreamKey(app, name)), b""
             case "time", [app, name]:
                 played = engine.server.hub.find(app, name)
                 if played is None or not played.sessions:
@@ -212,6 +218,14 @@ class Worker:
             with contextlib.suppress(ConnectionError, TimeoutError):
                 self._page = json.loads(await self._asking.ask("page"))
         return self._page
+
+    async def _resolve(self, key: StreamKey) -> list[Upstream]:
+        """See ``cluster.edge.upstreams.Resolve``."""
+        try:
+            answer: list[tuple[str, int, str]] = json.loads(await self._asking.ask("resolve", *key))
+        except (ConnectionError, TimeoutError):
+            return []
+        return [Upstream(*each) for each in answer]
 
     # The end
 

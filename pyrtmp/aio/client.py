@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
+from pyrtmp.aio.sockets import bound_unsent, set_keepalive
 from pyrtmp.errors import LocalError, RefusedError
 from pyrtmp.message import Message
 from pyrtmp.session import ClientSession
@@ -20,6 +21,9 @@ _HIGH_WATER: Final = 1024 * 1024
 
 _MAX_EVENTS: Final = 512
 """Events that wait for the caller; beyond it no more is read from the server."""
+
+_STALL_SECONDS: Final = 10.0
+"""A server that acknowledges nothing for so long (and a little longer) is gone."""
 
 _CLOSE_SECONDS: Final = 2.0
 """How long the last bytes may take to get out."""
@@ -123,6 +127,33 @@ class Client(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
 
+    def send_many(self, messages: Iterable[Message]) -> int:
+        """Publish messages in one write, without waiting: the bytes written, 0 once the connection is over.
+
+        Whoever calls bounds ``unsent``, and learns from ``wait_closed`` what ended the connection.
+        """
+        if self._error is not None or self._transport.is_closing():
+            return 0
+        session, msid = self._session, self._msid
+        for message in messages:
+            session.send_message(msid, message)
+        data = session.take_output()
+        if data:
+            self._transport.write(data)
+        return len(data)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait here because the server does not take them."""
+        return self._transport.get_write_buffer_size()
+
+    async def wait_closed(self) -> Exception:
+        """What ended publishing or playing, once it did: a refusal, a broken protocol, a lost connection."""
+        while self._error is None:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._error
+
     async def play(self, *, timeout: float = 40.0) -> AsyncIterator[Message]:
         """Play the URL's stream: its messages until it ends."""
         self._session.play(self._msid, self.url.name)
@@ -152,14 +183,8 @@ class Client(asyncio.Protocol):
         self._sink = sink
         return started
 
-    async def wait_closed(self) -> Exception:
-        """Wait for the end of the connection; the reason."""
-        await asyncio.shield(self._lost)
-        assert self._error is not None
-        return self._error
-
-    async def close(self) -> None:
-        """End the stream cleanly and close."""
+    async def close(self, *, timeout: float = _CLOSE_SECONDS) -> None:
+        """End the stream cleanly and close; what is not sent after ``timeout`` seconds is given up."""
         if self._error is None:
             if self._publishing:
                 self._session.unpublish(self._msid, self.url.name)
@@ -167,7 +192,7 @@ class Client(asyncio.Protocol):
                 self._session.delete_stream(self._msid)
             self._flush()
         self._transport.close()
-        await asyncio.wait((self._lost,), timeout=_CLOSE_SECONDS)
+        await asyncio.wait((self._lost,), timeout=timeout)
         if not self._lost.done():
             self._transport.abort()
             await asyncio.shield(self._lost)
@@ -187,6 +212,9 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(_HIGH_WATER)
+        sock = transport.get_extra_info("socket")
+        set_keepalive(sock, _STALL_SECONDS)
+        bound_unsent(sock)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -201,6 +229,8 @@ class Client(asyncio.Protocol):
             self._error = error
             self._transport.abort()
         self._flush()
+        if self._sink is not None and self._error is None:
+            return
         if self._publishing:
             self._watch_publish()
         elif len(self._events) > _MAX_EVENTS and not self._holding:

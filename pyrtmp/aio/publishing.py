@@ -24,8 +24,8 @@ CHALLENGE_STEP: Final = 0.1
 class Claims(Protocol):
     """Who may publish a stream, where several processes take publishers."""
 
-    async def claim(self, key: StreamKey) -> tuple[int, float] | None:
-        """Make this process the one that publishes ``key``.
+    async def claim(self, key: StreamKey, *, copy: bool = False) -> tuple[int, float] | None:
+        """Make this process the one that publishes ``key``; ``copy``: for another node, which owns the stream.
 
         How far (milliseconds) another one had got with it and when (monotonic seconds), if that is known.  Raises
         ``RefusedError`` (``NetStream.Publish.BadName``).  Cancelled, it claims nothing.
@@ -80,7 +80,7 @@ class Publishing:
             if holder is not None and not await yields(holder, server.hub, server.counters):
                 raise _taken(event.name)
             if server.claims is not None:
-                seen = await server.claims.claim(key)
+                seen = await server.claims.claim(key, copy=connection.kin.copy)
         except RefusedError as error:
             refusal = error
             self._task = None

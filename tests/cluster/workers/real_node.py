@@ -502,7 +502,8 @@ async def start_node(
     if ready:
         try:
             await eventually(lambda: _is_ready(node), 30.0)
-            await node.settled(workers=workers)
+            if workers:
+                await node.settled(workers=workers)
         except BaseException:
             await node.close()
             end_tree(process.pid)

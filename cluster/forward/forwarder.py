@@ -1,0 +1,179 @@
+"""Which streams go where: begins and ends the forwards of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
+from typing import Final
+
+from cluster.forward.push import Connect, ForwardFacts, Means, Push, explain
+from cluster.forward.settings import ForwardSettings
+from cluster.forward.target import Destination, Target
+from pyrtmp.aio.client import Client
+from pyrtmp.hub import Hub
+from pyrtmp.journal import Journal
+from pyrtmp.settings import Limits
+from pyrtmp.stream import Stream
+
+ExtraTargets = Callable[[Stream], Awaitable[Sequence[Target]]]
+"""More targets of one stream, asked for when its publisher starts."""
+
+_CLOSE_SECONDS: Final = 2.0
+
+
+class Forwarder:
+    """Pushes the streams that are published in this process (a ``pyrtmp.hub.HubListener``).
+
+    ``targets`` are for every stream, ``per_app`` instead of them for those of the applications named.  ``wanted``
+    says which streams to forward; relayed ones never are.  ``hops`` gives the nodes a stream came through before this
+    one.  What ``extra_targets`` answers is added once it does; what it raises is written to the journal, and costs
+    nothing else.  Two targets that mean the same place for a stream count once.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        node: str,
+        journal: Journal,
+        targets: Sequence[Target] = (),
+        per_app: Mapping[str, Sequence[Target]] | None = None,
+        limits: Limits | None = None,
+        settings: ForwardSettings | None = None,
+        wanted: Callable[[Stream], bool] = lambda stream: True,
+        hops: Callable[[Stream], Sequence[str]] = lambda stream: (),
+        extra_targets: ExtraTargets | None = None,
+        connect: Connect = Client.connect,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._hub = hub
+        self._targets = tuple(targets)
+        self._per_app = dict(per_app or {})
+        self._settings = settings or ForwardSettings()
+        self._wanted = wanted
+        self._extra_targets = extra_targets
+        self._journal = journal
+        # Reading the machine's certificates takes tens of milliseconds: once, and only for who needs them.
+        self._means = Means(
+            node, hops, connect, cache(ssl.create_default_context) if tls is None else lambda: tls,
+            limits or Limits(), self._settings, journal,
+        )
+        self._sources: dict[Stream, _Source] = {}
+        self._ending: dict[asyncio.Task[None], str] = {}
+        """Forwards that are over but for their last bytes, and their places."""
+
+    def start(self) -> None:
+        """Forward what is live, and what will be."""
+        self._hub.listeners.append(self)
+        for stream in self._hub.live():
+            self.stream_started(stream)
+
+    def configure(self, targets: Sequence[Target], per_app: Mapping[str, Sequence[Target]] | None = None) -> None:
+        """Use other targets: forwards to new ones begin, those to others end, the rest go on."""
+        self._targets = tuple(targets)
+        self._per_app = dict(per_app or {})
+        for source in self._sources.values():
+            self._adjust(source)
+
+    async def close(self) -> None:
+        """End every forward; what targets do not take within two seconds is given up."""
+        if self in self._hub.listeners:
+            self._hub.listeners.remove(self)
+        for source in list(self._sources.values()):
+            source.stream.outlets.pop(source, None)
+            self.publisher_left(source.stream)
+        ending = set(self._ending)
+        if ending:
+            _, late = await asyncio.wait(ending, timeout=_CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(ending)
+
+    def facts(self) -> list[ForwardFacts]:
+        """Every forward."""
+        return [push.facts for source in self._sources.values() for push in source.pushes.values()]
+
+    # pyrtmp.hub.HubListener
+
+    def stream_started(self, stream: Stream) -> None:
+        """A publisher started or took over."""
+        if stream.relayed or stream in self._sources or not self._wanted(stream):
+            return
+        source = self._sources[stream] = _Source(stream, self.publisher_left)
+        stream.outlets[source] = None
+        self._adjust(source)
+        if self._extra_targets is not None:
+            source.asking = asyncio.get_running_loop().create_task(self._ask(source, self._extra_targets))
+
+    def stream_ended(self, stream: Stream) -> None:
+        """Its publisher left before."""
+
+    # Inside
+
+    def publisher_left(self, stream: Stream) -> None:
+        """End the forwards of a stream."""
+        source = self._sources.pop(stream, None)
+        if source is None:
+            return
+        if source.asking is not None:
+            source.asking.cancel()
+        for place in list(source.pushes):
+            self._end(source, place)
+
+    def _adjust(self, source: _Source) -> None:
+        """Have exactly the forwards that a stream should have."""
+        key = source.stream.key
+        wanted: dict[str, Destination] = {}
+        for target in (*self._per_app.get(key.app, self._targets), *source.extra):
+            destination = target.resolve(key)
+            wanted.setdefault(destination.place, destination)
+        for place, push in list(source.pushes.items()):
+            if wanted.get(place) != push.destination:
+                self._end(source, place)
+        for place, destination in wanted.items():
+            if place not in source.pushes:
+                after = [task for task, other in self._ending.items() if other == place]
+                source.pushes[place] = Push(source.stream, destination, self._means, after)
+
+    def _end(self, source: _Source, place: str) -> None:
+        push = source.pushes.pop(place)
+        self._ending[push.task] = place
+        push.task.add_done_callback(self._ending.pop)
+        push.finish()
+        facts = push.facts
+        self._journal.info(
+            "forward_ended", stream=facts.stream, target=facts.target, state=facts.state, bytes=facts.bytes,
+            messages=facts.messages, dropped=facts.dropped, reconnects=facts.reconnects,
+        )
+
+    async def _ask(self, source: _Source, extra_targets: ExtraTargets) -> None:
+        try:
+            async with asyncio.timeout(self._settings.extra):
+                source.extra = tuple(await extra_targets(source.stream))
+        except Exception as error:
+            self._journal.warning("forward_targets_failed", stream=str(source.stream.key), error=explain(error))
+            return
+        self._adjust(source)
+
+
+class _Source:
+    """A published stream and its forwards; one of the stream's outlets, since those learn that the publisher left."""
+
+    def __init__(self, stream: Stream, left: Callable[[Stream], None]) -> None:
+        self.stream = stream
+        self.pushes: dict[str, Push] = {}
+        """By place."""
+        self.extra: tuple[Target, ...] = ()
+        self.asking: asyncio.Task[None] | None = None
+        self._left = left
+
+    # pyrtmp.stream.Outlet
+
+    def serve(self) -> None:
+        """Feeds have sent already: they are taps."""
+
+    def gone(self) -> None:
+        """The publisher left; taps have been handed what was left."""
+        self._left(self.stream)
