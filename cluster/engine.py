@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from time import monotonic
 from typing import Any, Final
@@ -16,9 +17,10 @@ from typing import Any, Final
 import structlog
 
 from cluster.config import Config
+from cluster.edge import uplink
 from cluster.edge.pull import Claims
 from cluster.edge.pulls import Pulls
-from cluster.edge.upstreams import Resolve, Upstream, Upstreams
+from cluster.edge.upstreams import ResolveKind, Upstream, Upstreams
 from cluster.facts import ALONE, Facts
 from cluster.forward.forwarder import Forwarder
 from cluster.forward.target import parse_target
@@ -27,7 +29,9 @@ from cluster.reports import Load, Numbers
 from hls.http import ViewerSite
 from hls.sharing import Feeds
 from pyrtmp.aio.server import Server
+from pyrtmp.errors import RefusedError
 from pyrtmp.names import StreamKey
+from pyrtmp.stream import Stream
 
 VERSION: Final = version("pyrtmp-cluster")
 
@@ -80,6 +84,8 @@ class Engine:
             wanted=lambda stream: not stream.pulled,
             hops=lambda stream: stream.hops,
         )
+        self.uplink: Forwarder | None = None
+        """Passes on to origins what is published to an edge."""
         self.facts = Facts(self.server, worker=worker)
         self.worker = worker
         self._streams = streams
@@ -98,7 +104,7 @@ class Engine:
         return self._site
 
     def start(
-        self, *, feeds: Feeds | None = None, claims: Claims | None = None, resolve: Resolve | None = None
+        self, *, feeds: Feeds | None = None, claims: Claims | None = None, resolve: ResolveKind | None = None
     ) -> None:
         """Begin to take samples and to give memory back.  Opens no listener.
 
@@ -110,9 +116,25 @@ class Engine:
             resolve = None
         if origins or resolve is not None:
             self.pulls = self.server.hub.source = Pulls(
-                self.server, Upstreams(origins, resolve), linger=lambda: self.config.edge.linger_seconds,
-                claims=claims,
+                self.server, Upstreams(origins, None if resolve is None else partial(resolve, kind="play")),
+                linger=lambda: self.config.edge.linger_seconds, claims=claims,
             )
+        if self.config.node.role == "edge":
+            upstreams = Upstreams(origins, None if resolve is None else partial(resolve, kind="publish"))
+            self.uplink = Forwarder(
+                self.server.hub,
+                node=self.config.node.id,
+                journal=structlog.get_logger("uplink"),
+                targets=[uplink.TARGET],
+                limits=self.config.limits,
+                settings=uplink.SETTINGS,
+                wanted=lambda stream: not stream.pulled,
+                hops=lambda stream: stream.hops,
+                connect=uplink.Uplink(upstreams).connect,
+                copies=False,
+                refused=self._uplink_refused,
+            )
+            self.uplink.start()
         self._site = ViewerSite(
             self.server,
             hls=self.config.hls,
@@ -162,6 +184,11 @@ class Engine:
         _log.info("stream_ended_by_operator", stream=str(stream.key))
         self.server.hub.end(stream, monotonic())
         return True
+
+    def _uplink_refused(self, stream: Stream, error: RefusedError) -> None:
+        """The origin has another publisher of that stream, which is alive."""
+        if error.code == "NetStream.Publish.BadName":
+            self.server.hub.displace(stream, monotonic(), error.code, f"{stream.key} is already being published.")
 
     def lose_stream(self, key: StreamKey) -> bool:
         """Another node has the stream now: let its publisher go, viewers stay; whether there was one."""
@@ -216,6 +243,8 @@ class Engine:
         if self.pulls is not None:
             await self.pulls.close()
         await self.forwarder.close()
+        if self.uplink is not None:
+            await self.uplink.close()
         await self.server.close()
         if self._site is not None:
             await self._site.close()

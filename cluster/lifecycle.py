@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from cluster.api import Api
 from cluster.config import Address, Config
 from cluster.demo import Demo
+from cluster.edge.upstreams import Kind, Upstream
 from cluster.engine import VERSION
 from cluster.fleet import Fleet
 from cluster.opening import found, freeze_heap, open_listener
 from cluster.reloading import Reloaded, Reloader
 from cluster.sources import Publishers, SourceManager
+from pyrtmp.names import StreamKey
 
 _log = structlog.get_logger(__name__)
 
@@ -106,6 +108,12 @@ class Lifecycle(ABC):
             stress=self._stress, draining=lambda: self._draining,
         )
         await self._sources.start()
+
+    async def _resolve(self, key: StreamKey, *, kind: Kind) -> Sequence[Upstream]:
+        """See ``cluster.edge.upstreams.ResolveKind``."""
+        if self._sources is None:
+            return ()
+        return await (self._sources.resolve(key) if kind == "play" else self._sources.place(key))
 
     @abstractmethod
     def _stress(self) -> float:

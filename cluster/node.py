@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from cluster.config import Config
-from cluster.edge.upstreams import Upstream
 from cluster.engine import Engine
 from cluster.facts import Facts
 from cluster.fleet import OneProcess
@@ -77,9 +76,6 @@ class Node(Lifecycle):
 
     def _stress(self) -> float:
         return self.engine.numbers().now.cpu_share / BUSY_SHARE
-
-    async def _resolve(self, key: StreamKey) -> Sequence[Upstream]:
-        return () if self._sources is None else await self._sources.resolve(key)
 
     # cluster.sources.Publishers
 

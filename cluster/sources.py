@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from hashlib import blake2b
+from time import monotonic
 from typing import Any, Final, Protocol
 
 import structlog
@@ -26,6 +28,11 @@ _log = structlog.get_logger(__name__)
 
 BUSY_SHARE: Final = 0.8
 """A process that takes this part of a core is as busy as it should be."""
+
+
+RECENT_SECONDS: Final = 5.0
+RECENT_STRESS: Final = 0.01
+"""What a stream counts that was sent to a node a moment ago."""
 
 
 class NodeClaims:
@@ -55,6 +62,24 @@ class Publishers(Protocol):
         """Another node began to publish the stream: viewers that wait for it need not wait longer."""
 
 
+class Recent:
+    """Streams that were sent to nodes a moment ago, and are not in what these tell of themselves yet."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, deque[float]] = {}
+
+    def add(self, node: str, now: float) -> None:
+        """One more."""
+        self._sent.setdefault(node, deque(maxlen=1000)).append(now)
+
+    def of(self, node: str, now: float) -> float:
+        """Stress that they will make."""
+        sent = self._sent.get(node)
+        while sent and now - sent[0] > RECENT_SECONDS:
+            sent.popleft()
+        return RECENT_STRESS * len(sent or ())
+
+
 class SourceManager:
     """``rtmp``: where other nodes reach this one.  ``stress``: how busy it is, 1 for full."""
 
@@ -70,6 +95,7 @@ class SourceManager:
         self._draining = draining
         self._boot = secrets.token_hex(8)
         self._copies: set[StreamKey] = set()
+        self._recent = Recent()
         self._tasks: set[asyncio.Task[Any]] = set()
         url = config.registry.secret
         self.name = str(parse(url))
@@ -104,6 +130,8 @@ class SourceManager:
 
         Raises ``RefusedError``.
         """
+        if self._config.node.role == "edge":
+            return  # it is passed up to an origin, which owns it
         if copy:
             self._copies.add(key)
             self._do(self.keeper.hold_copy(key, ""))
@@ -153,6 +181,29 @@ class SourceManager:
                 if record.role == "origin" and record.group == group and upstream is not None and record.id != own:
                     found.append(((1, record.draining, False, _spread(key, record.id)), upstream))
         return [upstream for _, upstream in sorted(found, key=lambda each: each[0])]
+
+    async def place(self, key: StreamKey) -> list[Upstream]:
+        """Origins that a publisher of the stream should go to, the best first.  Does not raise.
+
+        The one that has the stream already; then own group first, the least busy first.  Nobody who is draining or as
+        busy as it should be, unless there is no other.
+        """
+        location = await self.keeper.locate(key)
+        owner = "" if location.owner is None else location.owner.node
+        now = monotonic()
+        found: list[tuple[tuple[bool, bool, bool, float, float], str, Upstream]] = []
+        for record in self.keeper.nodes():
+            upstream = _upstream(record.rtmp, record.id)
+            if record.role == "origin" and upstream is not None:
+                stress = record.stress + self._recent.of(record.id, now)
+                full = record.draining or stress >= 1
+                elsewhere = record.group != self._config.node.group
+                rank = (full, record.id != owner, elsewhere, round(stress, 2), _spread(key, record.id))
+                found.append((rank, record.id, upstream))
+        found.sort(key=lambda each: each[0])
+        if found and found[0][1] != owner:
+            self._recent.add(found[0][1], now)
+        return [upstream for _, _, upstream in found]
 
     # Inside
 

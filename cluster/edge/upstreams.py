@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import monotonic
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from pyrtmp.names import StreamKey
 
@@ -32,8 +32,16 @@ class Upstream:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+Kind = Literal["play", "publish"]
+
 Resolve = Callable[[StreamKey], Awaitable[Sequence[Upstream]]]
 """Who is known to have a stream, the best first; empty when nobody is.  Never raises."""
+
+
+class ResolveKind(Protocol):
+    """Who has a stream (``play``), or should get it (``publish``), the best first.  Never raises."""
+
+    def __call__(self, key: StreamKey, *, kind: Kind) -> Awaitable[Sequence[Upstream]]: ...
 
 
 class Upstreams:

@@ -12,6 +12,7 @@ from cluster.forward.push import Connect, ForwardFacts, Means, Push, explain
 from cluster.forward.settings import ForwardSettings
 from cluster.forward.target import Destination, Target
 from pyrtmp.aio.client import Client
+from pyrtmp.errors import RefusedError
 from pyrtmp.hub import Hub
 from pyrtmp.journal import Journal
 from pyrtmp.settings import Limits
@@ -29,7 +30,8 @@ class Forwarder:
     ``targets`` are for every stream, ``per_app`` instead of them for those of the applications named.  ``wanted``
     says which streams to forward; relayed ones never are.  ``hops`` gives the nodes a stream came through before this
     one.  What ``extra_targets`` answers is added once it does; what it raises is written to the journal, and costs
-    nothing else.  Two targets that mean the same place for a stream count once.
+    nothing else.  Two targets that mean the same place for a stream count once.  ``copies``: targets get copies of
+    what stays this node's own; otherwise they become its owners.  ``refused`` hears what a target answers to publish.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Forwarder:
         extra_targets: ExtraTargets | None = None,
         connect: Connect = Client.connect,
         tls: ssl.SSLContext | None = None,
+        copies: bool = True,
+        refused: Callable[[Stream, RefusedError], None] = lambda stream, error: None,
     ) -> None:
         self._hub = hub
         self._targets = tuple(targets)
@@ -58,7 +62,7 @@ class Forwarder:
         # Reading the machine's certificates takes tens of milliseconds: once, and only for who needs them.
         self._means = Means(
             node, hops, connect, cache(ssl.create_default_context) if tls is None else lambda: tls,
-            limits or Limits(), self._settings, journal,
+            limits or Limits(), self._settings, journal, copies, refused,
         )
         self._sources: dict[Stream, _Source] = {}
         self._ending: dict[asyncio.Task[None], str] = {}

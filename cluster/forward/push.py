@@ -16,6 +16,7 @@ from cluster.forward.target import Destination
 from pyrtmp.aio.client import Client
 from pyrtmp.errors import PeerError, RefusedError
 from pyrtmp.journal import Journal
+from pyrtmp.kin import Kin
 from pyrtmp.settings import Limits
 from pyrtmp.stream import Stream
 
@@ -72,6 +73,9 @@ class Means:
     limits: Limits
     settings: ForwardSettings
     journal: Journal
+    copies: bool
+    """Whether the target gets a copy of what stays this node's own."""
+    refused: Callable[[Stream, RefusedError], None]
 
 
 class Push:
@@ -148,7 +152,9 @@ class Push:
         url = self.destination.url
         client = await means.connect(
             url, timeout=settings.connect, limits=means.limits, tls=means.tls() if url.startswith("rtmps") else None,
-            pyrtmp={"node": means.node, "hops": " ".join((*hops, means.node)), "lineage": self._stream.lineage},
+            **Kin(
+                node=means.node, hops=(*hops, means.node), lineage=self._stream.lineage, copy=means.copies
+            ).entry(),
         )
         try:
             await client.publish(timeout=settings.connect)
@@ -195,6 +201,8 @@ class Push:
         if self._error != self._told and not self._ended.done():
             self._told = self._error
             self._means.journal.warning("forward_failed", **self._names(), error=self._error)
+        if isinstance(error, RefusedError) and not self._ended.done():
+            self._means.refused(self._stream, error)
         if isinstance(error, RefusedError) and error.code == LOOP:
             return self._means.settings.longest_retry
         return self._backoff.next()

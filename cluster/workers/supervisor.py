@@ -206,8 +206,8 @@ class Supervisor(Lifecycle):
                 self._link_again(process, message.serial)
             case messages.Ask(what="page"):
                 self._do(self._tell_page(process, message.request))
-            case messages.Ask(what="resolve", arguments=[app, name]):
-                self._do(self._tell_upstreams(process, message.request, StreamKey(app, name)))
+            case messages.Ask(what="resolve", arguments=[app, name, kind]):
+                self._do(self._tell_upstreams(process, message.request, StreamKey(app, name), kind))
             case _:
                 raise ValueError(f"{type(message).__name__} is not for a supervisor")
 
@@ -298,8 +298,8 @@ class Supervisor(Lifecycle):
         for process in self._crew:
             process.tell(messages.Look(*key))
 
-    async def _tell_upstreams(self, process: Process, request: int, key: StreamKey) -> None:
-        found = [] if self._sources is None else await self._sources.resolve(key)
+    async def _tell_upstreams(self, process: Process, request: int, key: StreamKey, kind: str) -> None:
+        found = await self._resolve(key, kind="publish" if kind == "publish" else "play")
         body = json.dumps([(each.host, each.port, each.node) for each in found]).encode()
         process.asking.answer(request, True, body)
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 import structlog
 
 from cluster import logs
-from cluster.edge.upstreams import Upstream
+from cluster.edge.upstreams import Kind, Upstream
 from cluster.engine import Engine
 from cluster.opening import freeze_heap, raise_descriptor_limit, run_loop
 from cluster.reports import CLIENTS, STREAMS
@@ -219,10 +219,10 @@ class Worker:
                 self._page = json.loads(await self._asking.ask("page"))
         return self._page
 
-    async def _resolve(self, key: StreamKey) -> list[Upstream]:
-        """See ``cluster.edge.upstreams.Resolve``."""
+    async def _resolve(self, key: StreamKey, *, kind: Kind) -> list[Upstream]:
+        """See ``cluster.edge.upstreams.ResolveKind``."""
         try:
-            answer: list[tuple[str, int, str]] = json.loads(await self._asking.ask("resolve", *key))
+            answer: list[tuple[str, int, str]] = json.loads(await self._asking.ask("resolve", *key, kind))
         except (ConnectionError, TimeoutError):
             return []
         return [Upstream(*each) for each in answer]

@@ -262,7 +262,7 @@ x = 1
         ("--set", "api.token", "should be one or more printable ASCII characters without spaces"),
         (":12", "egress.min_delay_ms", "egress.min_delay_ms (500.0) is more than egress.max_delay_ms (350.0)"),
         ("environment", "hls.window", "hls.fragment (2.0) is more than hls.window (1.0)"),
-        (":5", "node.role", 
+        (":5", "node.role",
          "an edge needs edge.origins, the nodes that have the streams, or registry.url, where it finds them"),
     ]
 
@@ -474,7 +474,9 @@ def test_what_follows_at_once_and_what_waits() -> None:
 
 def test_every_option_either_waits_or_follows() -> None:
     sections = {name.partition(".")[0] for name in options() if name not in RESTART}
-    assert sections == {"node", "http", "api", "edge", "forward", "egress", "limits", "timeouts", "stream", "hls", "log"}
+    assert sections == {
+        "node", "http", "api", "edge", "forward", "egress", "limits", "timeouts", "stream", "hls", "log"
+    }
     assert set(options()) >= RESTART
     assert {name for name in options() if name.startswith(("node.", "rtmp.")) and name not in RESTART} == {
         "node.drain_seconds"

@@ -118,7 +118,9 @@ async def test_connect_says_where_the_stream_came_through(net: Net, forward: For
     await net.publisher(source)
     await live(forwarder)
     (stream,) = source.hub.live()
-    assert asked[0].parameters["pyrtmp"] == {"node": "b", "hops": "a b", "lineage": stream.lineage}
+    assert asked[0].parameters["pyrtmp"] == {
+        "node": "b", "hops": "a b", "lineage": stream.lineage, "copy": True
+    }
 
 
 async def test_a_late_target_begins_with_a_key_frame(net: Net, forward: Forwarding) -> None:
