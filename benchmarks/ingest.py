@@ -14,7 +14,7 @@ from benchmarks.peers import Peer, Servers
 from benchmarks.report import Bar, Report, Row, draw_bars, figure, find, finish, medians, ratio
 
 _CPU_BAR = 2.2
-_MEMORY_BAR = 256
+_MEMORY_BAR = 200
 
 _MOMENTS = 10
 """Looks at memory, spread over one group of pictures."""

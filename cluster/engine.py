@@ -24,7 +24,7 @@ from cluster.edge.upstreams import ResolveKind, Upstream, Upstreams
 from cluster.facts import ALONE, Facts
 from cluster.forward.forwarder import Forwarder
 from cluster.forward.target import parse_target
-from cluster.memory import Trimmer
+from cluster.memory import LOOK_SECONDS, Trimmer
 from cluster.reports import Load, Numbers
 from hls.http import ViewerSite
 from hls.sharing import Feeds
@@ -38,7 +38,6 @@ VERSION: Final = version("pyrtmp-cluster")
 _SAMPLE_SECONDS: Final = 1.0
 _FRESH_SECONDS: Final = 0.1
 """A sample so young is as good as a new one: rates keep every sample they get."""
-_TRIM_SECONDS: Final = 0.25
 
 _log = structlog.get_logger(__name__)
 
@@ -254,5 +253,5 @@ class Engine:
         self._sampling = asyncio.get_running_loop().call_later(_SAMPLE_SECONDS, self._tick)
 
     def _trim(self) -> None:
-        self._trimmer.look(sum(stream.gop_size[1] for stream in self.server.hub), monotonic())
-        self._trimming = asyncio.get_running_loop().call_later(_TRIM_SECONDS, self._trim)
+        self._trimmer.look([stream.gop_size[1] for stream in self.server.hub])
+        self._trimming = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._trim)

@@ -8,36 +8,39 @@ as after a restart, two to three times what they need at their best.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 LEAST_BYTES: Final = 1024 * 1024
 """So much must have become free: less is not worth the look through the heap."""
 
+STREAM_BYTES: Final = 64 * 1024
+"""And so much for each stream: what one may cost beside what it keeps and needs anyway.  With less, more is given back
+that is needed again in the same second: a page costs up to 2 us to come back."""
+
 PART: Final = 0.15
 """And this part of what was kept.  Many streams that are independent of each other never fall so far together, and then
-nothing is given back that is needed again at once: a page costs up to 2 us to come back."""
+nothing is given back at all."""
 
-PAUSE_SECONDS: Final = 0.4
-"""And it is so long since memory was given back: a fall is followed in a few steps."""
+LOOK_SECONDS: Final = 0.1
+"""How often to look: streams that go in step drop a tenth of what they keep meanwhile."""
 
 
 class Trimmer:
-    """Watches how much the streams keep; to be asked several times per second."""
+    """Watches how much the streams keep; to be asked every ``LOOK_SECONDS``."""
 
     def __init__(self, trim: Callable[[], object] | None = None) -> None:
         self._trim = trim or _find_trim()
         self._peak = 0
-        self._next = 0.0
 
-    def look(self, kept: int, now: float) -> None:
-        """Streams keep ``kept`` bytes at ``now``, in monotonic seconds."""
-        freed = self._peak - kept
+    def look(self, kept: Sequence[int]) -> None:
+        """Each stream keeps so many bytes now; those that keep nothing do not count."""
+        size = sum(kept)
+        freed = self._peak - size
         if freed <= 0:
-            self._peak = kept
-        elif now >= self._next and freed >= LEAST_BYTES and freed >= self._peak * PART:
-            self._peak = kept
-            self._next = now + PAUSE_SECONDS
+            self._peak = size
+        elif freed >= max(LEAST_BYTES, STREAM_BYTES * (len(kept) - kept.count(0)), self._peak * PART):
+            self._peak = size
             self._trim()
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from cluster.memory import LEAST_BYTES, PAUSE_SECONDS, Trimmer
+from cluster.memory import LEAST_BYTES, STREAM_BYTES, Trimmer
 
 MIB = 1024 * 1024
 
 
-def trims(*kept: int, apart: float = PAUSE_SECONDS + 0.01) -> list[int]:
-    """After which of the looks at ``kept`` bytes, ``apart`` seconds, memory was given back."""
+def trims(*kept: int, streams: int = 1) -> list[int]:
+    """After which of the looks at ``kept`` bytes, the same for each of the ``streams``, memory was given back."""
     looks: list[int] = []
     given: list[int] = []
     trimmer = Trimmer(lambda: given.append(len(looks)))
     for size in kept:
-        trimmer.look(size, 100.0 + len(looks) * apart)
+        trimmer.look([size // streams] * streams)
         looks.append(size)
     return given
 
@@ -36,18 +36,23 @@ def test_it_counts_from_the_newest_peak() -> None:
     assert trims(100 * MIB, 60 * MIB, 80 * MIB, 70 * MIB, 55 * MIB) == [1, 4]
 
 
-def test_what_falls_and_rises_with_every_group_is_given_back_in_a_few_steps() -> None:
-    group = [400 * MIB, 300 * MIB, 200 * MIB, 150 * MIB, 225 * MIB, 300 * MIB]
-    assert trims(*group, *group, apart=0.375) == [1, 3, 7, 9]
-
-
-def test_a_fall_that_lasts_is_given_back_after_the_pause() -> None:
-    assert trims(400 * MIB, 250 * MIB, *[10 * MIB] * 9, apart=0.25) == [1, 3]
-
-
 def test_little_is_not_worth_it() -> None:
     assert trims(LEAST_BYTES - 1, 0) == []
     assert trims(LEAST_BYTES, 0) == [1]
+
+
+def test_little_for_each_of_many_streams_is_not_worth_it() -> None:
+    group = [24 * MIB, 22 * MIB, 20 * MIB, 18 * MIB, 16 * MIB, 14 * MIB, 12 * MIB, 10 * MIB, 16 * MIB, 20 * MIB]
+    assert trims(*group, *group, streams=64) == [2, 4, 6, 12, 14, 16]
+    assert trims(*group, streams=128) == [4]
+
+
+def test_a_stream_that_keeps_nothing_does_not_count() -> None:
+    given: list[None] = []
+    trimmer = Trimmer(lambda: given.append(None))
+    trimmer.look([2 * STREAM_BYTES] * 20)
+    trimmer.look([2 * STREAM_BYTES] * 10 + [0] * 10)
+    assert given
 
 
 def test_growth_and_standstill_give_nothing_back() -> None:
@@ -58,11 +63,11 @@ def test_growth_and_standstill_give_nothing_back() -> None:
 def test_pages_between_live_ones_go_back_to_the_system() -> None:
     trimmer = Trimmer()
     kept = [bytes(16 * 1024) for _ in range(4096)]
-    trimmer.look(64 * MIB, 0.0)
+    trimmer.look([64 * MIB])
     before = resident()
     # Every other one stays, so that the heap cannot simply end earlier.
     del kept[::2]
-    trimmer.look(32 * MIB, 1.0)
+    trimmer.look([32 * MIB])
     assert before - resident() > 16 * MIB
 
 
@@ -73,8 +78,8 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch, error:
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
     trimmer = Trimmer()
-    trimmer.look(64 * MIB, 0.0)
-    trimmer.look(0, 1.0)
+    trimmer.look([64 * MIB])
+    trimmer.look([0])
 
 
 def resident() -> int:
