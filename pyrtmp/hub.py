@@ -7,10 +7,13 @@ from typing import Final, Protocol
 
 from pyrtmp.errors import RefusedError
 from pyrtmp.journal import Journal, LoggingJournal, protected
+from pyrtmp.kin import Descent
 from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings
 from pyrtmp.stream import Publisher, Relay, State, Stream
 from pyrtmp.wirelog import Storage, default_storage
+
+UNKNOWN: Final = Descent()
 
 RELAY_LINGER_SECONDS: Final = 5.0
 """How long a stream of another process is relayed without viewers: they often come back at once."""
@@ -113,11 +116,11 @@ class Hub:
         self._tell_started(stream)
         return stream
 
-    def relay(self, stream: Stream, relay: Relay, now: float) -> None:
+    def relay(self, stream: Stream, relay: Relay, now: float, descent: Descent = UNKNOWN) -> None:
         """Make the publisher of another process that of a stream without one; an earlier relay gives way."""
         if stream.relayed:
             stream.leave(now)
-        stream.begin(relay, now, relay)
+        stream.begin(relay, now, relay, lineage=descent.lineage, hops=descent.hops)
         self._tell_started(stream)
 
     def _tell_started(self, stream: Stream) -> None:

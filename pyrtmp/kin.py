@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 ENTRY: Final = "pyrtmp"
 
@@ -26,6 +26,14 @@ MAX_HOPS: Final = 8
 """A stream that came through so many nodes goes no further."""
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Descent(NamedTuple):
+    """Where a stream comes from."""
+
+    lineage: str = ""
+    """``""``: not known."""
+    hops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,7 +210,9 @@ class Stream:
             self._go_on(publisher, now)
             return
         returning = self.sessions > 0
-        if lineage:
+        if relay is not None:
+            self.lineage = lineage or secrets.token_hex(8)  # its times are those of the process that has it
+        elif lineage:
             # Behind another stream it is shifted, so that its times are nobody else's.
             self.lineage = secrets.token_hex(8) if returning or self._timeline.started else lineage
         self._overlap = self._last = None

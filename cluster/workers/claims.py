@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
 
 from cluster.workers import messages
 from pyrtmp.errors import RefusedError
 from pyrtmp.hub import Hub
+from pyrtmp.kin import Descent
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import Stream
 
@@ -103,7 +104,7 @@ class Claimant:
     def stream_started(self, stream: Stream) -> None:
         """The publisher is there: others may watch."""
         if not stream.relayed:
-            self._tell(messages.Began(*stream.key))
+            self._tell(messages.Began(*stream.key, stream.lineage, list(stream.hops)))
 
     def stream_ended(self, stream: Stream) -> None:
         """Its publisher's connection releases the claim."""
@@ -117,6 +118,7 @@ class _Entry:
     """Which of its claims that was."""
     began: bool = False
     """Its publisher is there."""
+    descent: Descent = field(default_factory=Descent)
     time: int | None = None
     """How far the stream had got when its last holder left it, milliseconds."""
     at: float = 0.0
@@ -177,10 +179,16 @@ class Registry:
             entry.asked -= 1
             self._tidy(key, entry)
 
-    def began(self, key: StreamKey, serial: int) -> None:
+    def descent(self, key: StreamKey) -> Descent:
+        """Where a stream that others may watch comes from."""
+        entry = self._entries.get(key)
+        return Descent() if entry is None else entry.descent
+
+    def began(self, key: StreamKey, serial: int, descent: Descent | None = None) -> None:
         """The worker's publisher is there; ignored when it does not have the claim."""
         entry = self._entries.get(key)
         if entry is not None and entry.holder == serial:
+            entry.descent = descent or Descent()
             entry.began = True
             entry.lost = False
             self._announce(key, serial)

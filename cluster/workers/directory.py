@@ -10,6 +10,8 @@ from cluster.workers.hlslink import HlsLink
 from cluster.workers.relay import Link
 from hls.live import HlsService
 from pyrtmp.aio.server import Server
+from pyrtmp.hub import UNKNOWN
+from pyrtmp.kin import Descent
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import Stream
 
@@ -22,6 +24,8 @@ class Directory:
         self._serial = serial
         self._tell = tell
         self._holders: dict[StreamKey, int] = {}
+        self._descents: dict[StreamKey, Descent] = {}
+        """Of streams that others hold."""
         self._links: dict[int, Link] = {}
         self._retired = [0, 0]
         """Bytes that went over links which are gone: in, out."""
@@ -60,7 +64,7 @@ class Directory:
         """See ``pyrtmp.hub.Directory``."""
         link = self.link(stream.key)
         if link is not None:
-            link.watch(stream)
+            link.watch(stream, self._descents.get(stream.key, UNKNOWN))
 
     # What the supervisor says
 
@@ -76,9 +80,10 @@ class Directory:
             if self._holders.get(stream.key) == serial:
                 self._attach_unless_held(stream)
 
-    def add_holder(self, key: StreamKey, serial: int) -> None:
+    def add_holder(self, key: StreamKey, serial: int, descent: Descent = UNKNOWN) -> None:
         """That worker publishes the stream now."""
         self._holders[key] = serial
+        self._descents[key] = descent
         stream = self._server.hub.find(*key)
         if stream is not None:
             self._attach_unless_held(stream)
@@ -86,6 +91,7 @@ class Directory:
     def remove_holder(self, key: StreamKey) -> None:
         """Nobody publishes the stream."""
         self._holders.pop(key, None)
+        self._descents.pop(key, None)
 
     def close(self) -> None:
         """Hang up on all."""

@@ -8,7 +8,7 @@ configuration to the supervisor's own children.
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -71,6 +71,9 @@ class Holds:
     app: Text
     name: Text
     serial: Serial
+    lineage: Text = ""
+    hops: list[Text] = field(default_factory=list)
+    """Where the stream comes from (``pyrtmp.kin``)."""
 
 
 @validated(frozen=True, slots=True, config=_STRICT)
@@ -184,6 +187,9 @@ class Began:
 
     app: Text
     name: Text
+    lineage: Text = ""
+    hops: list[Text] = field(default_factory=list)
+    """Where the stream comes from (``pyrtmp.kin``)."""
 
 
 @validated(frozen=True, slots=True, config=_STRICT)

@@ -44,6 +44,8 @@ from hls.flv import FlvForm
 from hls.live import HlsService
 from pyrtmp.aio.server import Server
 from pyrtmp.forms import RtmpForm, WireForm
+from pyrtmp.hub import UNKNOWN
+from pyrtmp.kin import Descent
 from pyrtmp.lane import Lane
 from pyrtmp.names import StreamKey, make_key, problem
 from pyrtmp.stream import Stream
@@ -310,12 +312,12 @@ class Link:
         self.channel = Channel(sock, self._received, self._lost, self._taken)
         self.hls = HlsLink(self.send, hls)
 
-    def watch(self, stream: Stream) -> Inlet:
+    def watch(self, stream: Stream, descent: Descent = UNKNOWN) -> Inlet:
         """Show the viewers here a stream that the other worker holds."""
         sid, self._next = self._next, self._next + 1
         inlet = self.inlets[sid] = Inlet(self, sid, stream)
         self.send(_ID.pack(Kind.WATCH, sid) + str(stream.key).encode())
-        self.server.hub.relay(stream, inlet, monotonic())
+        self.server.hub.relay(stream, inlet, monotonic(), descent)
         return inlet
 
     def send(self, data: bytes, fds: list[int] | None = None) -> None:

@@ -27,6 +27,7 @@ from cluster.workers.process import Phase, Process
 from pyrtmp.aio.listener import Listener, bind
 from pyrtmp.counters import Counters
 from pyrtmp.errors import RefusedError
+from pyrtmp.kin import Descent
 from pyrtmp.names import StreamKey
 
 _TICK_SECONDS: Final = 1.0
@@ -178,7 +179,7 @@ class Supervisor(Lifecycle):
             if other is not process:
                 self._link(process, other)
         for key, serial in self._registry.held():
-            process.tell(messages.Holds(*key, serial))
+            process.tell(self._holds(key, serial))
 
     def worker_gone(self, process: Process) -> None:
         """What it published is free."""
@@ -195,7 +196,8 @@ class Supervisor(Lifecycle):
             case messages.Claim():
                 self._do(self._claim(process, message))
             case messages.Began():
-                self._registry.began(StreamKey(message.app, message.name), process.serial)
+                descent = Descent(message.lineage, tuple(message.hops))
+                self._registry.began(StreamKey(message.app, message.name), process.serial, descent)
             case messages.Released():
                 key = StreamKey(message.app, message.name)
                 if self._registry.release(key, process.serial, message.request, message.time):
@@ -241,9 +243,13 @@ class Supervisor(Lifecycle):
     # Claims
 
     def _announce(self, key: StreamKey, serial: int | None) -> None:
-        message = messages.Freed(*key) if serial is None else messages.Holds(*key, serial)
+        message = messages.Freed(*key) if serial is None else self._holds(key, serial)
         for process in self._crew:
             process.tell(message)
+
+    def _holds(self, key: StreamKey, serial: int) -> messages.Holds:
+        descent = self._registry.descent(key)
+        return messages.Holds(*key, serial, descent.lineage, list(descent.hops))
 
     async def _claim(self, process: Process, message: messages.Claim) -> None:
         key = StreamKey(message.app, message.name)

@@ -32,6 +32,7 @@ from cluster.workers.directory import Directory
 from cluster.workers.draining import drain_gently
 from cluster.workers.hlslink import HlsFeeds
 from pyrtmp.aio.publishing import yields
+from pyrtmp.kin import Descent
 from pyrtmp.names import StreamKey
 
 _PAGE_SECONDS: Final = 1.0
@@ -97,7 +98,8 @@ class Worker:
                     self._pong(message.number)
                     self._directory.tick()
                 case messages.Holds():
-                    self._directory.add_holder(StreamKey(message.app, message.name), message.serial)
+                    descent = Descent(message.lineage, tuple(message.hops))
+                    self._directory.add_holder(StreamKey(message.app, message.name), message.serial, descent)
                 case messages.Look():
                     if self.engine.pulls is not None:
                         self.engine.pulls.look(StreamKey(message.app, message.name))

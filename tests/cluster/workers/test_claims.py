@@ -454,8 +454,8 @@ async def test_only_what_is_published_here_is_told_to_have_begun(bench: Bench) -
     relay = FakeRelay()
     bench.hub.relay(stream, relay, 0.0)
     assert bench.told == []
-    bench.hub.publish(CAM, FakePublisher(), 0.0)
-    assert bench.told == [messages.Began(*CAM)]
+    bench.hub.publish(CAM, FakePublisher(), 0.0, hops=("a", "b"))
+    assert bench.told == [messages.Began(*CAM, stream.lineage, ["a", "b"])]
     bench.hub.end(stream, 0.0)
     assert len(bench.told) == 1
 
@@ -515,7 +515,8 @@ async def test_of_two_here_who_are_granted_a_stream_the_one_who_left_does_not_re
     bench.grant(2)
     await tasks[1 - gone]
     await turns()
-    assert bench.told[2:] == [messages.Began(*CAM)]
+    stream = bench.hub.find(*CAM)
+    assert stream is not None and bench.told[2:] == [messages.Began(*CAM, stream.lineage)]
     # Nobody else can have claimed it since: the newest claim is what the supervisor knows.
     bench.claimant.release(CAM, 500)
     assert bench.told[3:] == [messages.Released(2, *CAM, 500)]

@@ -105,7 +105,8 @@ async def test_it_serves_the_connections_it_is_handed_and_says_how_many(subject:
     await eventually(lambda: subject.of(messages.Pong))
     (pong,) = subject.of(messages.Pong)
     assert (pong.number, pong.taken, pong.connections) == (4, 3, 3) and pong.cpu > 0
-    assert subject.of(messages.Began) == [messages.Began("live", "cam")]
+    (began,) = subject.of(messages.Began)
+    assert (began.app, began.name, began.hops) == ("live", "cam", []) and began.lineage
     assert {client.address for client in subject.worker.engine.server.clients.values()} == {"192.0.2.9"}
     await publisher.command("deleteStream", 1.0)
     await eventually(lambda: subject.of(messages.Released))
