@@ -113,6 +113,9 @@ class Engine:
         origins = [Upstream(each.host, each.port) for each in self.config.edge.origins]
         if self.config.registry.url is None:
             resolve = None
+        if resolve is not None:
+            self.server.rounds.standstill.seconds = self.config.registry.lease_seconds * 0.9
+            self.server.rounds.standstill.then = self._stood_still
         if origins or resolve is not None:
             self.pulls = self.server.hub.source = Pulls(
                 self.server, Upstreams(origins, None if resolve is None else partial(resolve, kind="play")),
@@ -183,6 +186,14 @@ class Engine:
         _log.info("stream_ended_by_operator", stream=str(stream.key))
         self.server.hub.end(stream, monotonic())
         return True
+
+    def _stood_still(self, seconds: float) -> None:
+        """The leases of what is published here have ended, and other nodes may own the streams by now: not one more
+        message goes out.  The publishers come back, if they have not gone elsewhere."""
+        _log.warning("stood_still", seconds=round(seconds, 1))
+        for stream in self.server.hub.live():
+            if self.lose_stream(stream.key):
+                _log.warning("stream_let_go", stream=str(stream.key))
 
     def _uplink_refused(self, stream: Stream, error: RefusedError) -> None:
         """The origin has another publisher of that stream, which is alive."""

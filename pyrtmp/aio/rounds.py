@@ -23,6 +23,7 @@ from time import monotonic, thread_time
 from typing import Final
 
 from pyrtmp.aio.intake import Intake
+from pyrtmp.aio.standstill import Standstill
 from pyrtmp.counters import Counters
 from pyrtmp.lane import Lane
 from pyrtmp.settings import EgressSettings
@@ -48,6 +49,8 @@ class Rounds:
     """Serves the viewers of one process."""
 
     def __init__(self, settings: EgressSettings, counters: Counters) -> None:
+        self.standstill = Standstill()
+        """Looked at before anything is sent."""
         self.intake = Intake()
         """The publishers, whose sockets rounds read while these are rare."""
         self._settings = settings
@@ -121,6 +124,7 @@ class Rounds:
         # The thread's own time: waiting for a busy core does not make rounds cost more.
         started = serving = thread_time()
         now = monotonic()
+        self.standstill.look(now)
         self._running = True
         try:
             if self.intake.active:

@@ -243,6 +243,7 @@ class Server:
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)
         now = monotonic()
+        self.rounds.standstill.look(now)
         for client in list(self.clients.values()):
             client.check(now)
         self.hub.tick(now)
