@@ -484,11 +484,12 @@ async def start_node(
     config: Path | None = None,
     command: Sequence[str] = (str(COMMAND),),
     ready: bool = True,
+    ports: Mapping[str, int] | None = None,
 ) -> RealNode:
     """Start a node, and wait until it is ready unless told otherwise; ``end_tree`` ends it."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "node.log"
-    ports = dict(zip(("rtmp", "http", "api"), free_ports(3), strict=True))
+    ports = ports or dict(zip(("rtmp", "http", "api"), free_ports(3), strict=True))
     argv = [*command, "serve", *(() if config is None else ("--config", str(config)))]
     for setting in (
         *(f"{section}.listen=127.0.0.1:{port}" for section, port in ports.items()),
