@@ -30,7 +30,7 @@ _ENDS: Final = frozenset(("NetStream.Play.Stop", "NetStream.Play.UnpublishNotify
 _LEAVES: Final = "NetConnection.Connect.ReconnectRequest"
 
 
-class Circle(RefusedError):
+class CircleError(Exception):
     """The upstream has the stream from this node."""
 
 
@@ -121,8 +121,10 @@ class Attempt:
         )
         started = await client.play_into(self._received, timeout=PLAY_SECONDS)
         self.kin = Kin.read(started.info)
+        if self.kin.node == self._own.node:
+            raise CircleError(f"it is this node, or has its node.id ({self._own.node})")
         if self.kin.came_through(self._own.node):
-            raise Circle("NetStream.Play.Failed", "it has the stream from here")
+            raise CircleError("it has the stream from here")
         if not self._first.is_set():
             try:
                 async with asyncio.timeout(PLAY_SECONDS):

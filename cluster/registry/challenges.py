@@ -55,15 +55,18 @@ class Challenges:
         self._deciding: dict[StreamKey, asyncio.Task[Verdict]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def lets_go(self, lease: Lease) -> bool:
-        """Whether the owner is gone, or gives the stream up.  Does not raise."""
+    async def lets_go(self, lease: Lease, *, steady: bool = True) -> bool:
+        """Whether the owner is gone, or gives the stream up.  Does not raise.
+
+        Unless the registry is ``steady``, silence says nothing: the owner may not hear yet.
+        """
         id = secrets.token_hex(8)
         question = self._questions[id] = _Question()
         try:
             await self._registry.publish(Challenge(lease.key, self._node, lease.node, id))
             await asyncio.wait({question.alive}, timeout=self._alive_seconds)
             if not question.alive.done():
-                return question.heard
+                return steady and question.heard
             await asyncio.wait({question.verdict}, timeout=VERDICT_SECONDS)
             return question.verdict.done() and question.verdict.result() == "yields"
         except RegistryError:

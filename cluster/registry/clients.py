@@ -6,7 +6,10 @@ whose command was cancelled may give the next one the wrong answer.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
+from collections.abc import Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis, RedisCluster
@@ -21,12 +24,26 @@ SOCKET_SECONDS: Final = 1.0
 """Longest wait for a connection, and for an answer."""
 
 
+class _Sentinel(Sentinel):
+    """One question at a time: redis-py moves the sentinel that answers to the front of its list, and two that do so at
+    once lose another one from it."""
+
+    def __init__(self, hosts: Sequence[tuple[str, int]], options: dict[str, Any]) -> None:
+        super().__init__(hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        self._asking = asyncio.Lock()
+
+    async def discover_master(self, service_name: str) -> Any:
+        """Address and port."""
+        async with self._asking:
+            return await super().discover_master(service_name)
+
+
 class Clients:
     """Makes clients; closes those it keeps."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._sentinel: Sentinel | None = None
+        self._sentinel: _Sentinel | None = None
         self._cluster: RedisCluster | None = None
         self._client: Redis | None = None
 
@@ -61,9 +78,14 @@ class Clients:
 
     async def close(self) -> None:
         """Close what is kept."""
-        for each in (self._client, self._cluster, self._sentinel):
-            if each is not None:
-                await each.aclose()
+        closing = [each.aclose() for each in (self._client, self._cluster, self._sentinel) if each is not None]
+        if self._cluster is not None:
+            # While it means to read the layout again, the Cluster's client does not close what it has.
+            manager = self._cluster.nodes_manager
+            closing += [manager.aclose(), manager.aclose("startup_nodes")]
+        for each in closing:
+            with contextlib.suppress(Exception):  # a connection that does not close in time
+                await each
         self._client = self._cluster = self._sentinel = None
 
     def _make(self) -> Redis:
@@ -78,7 +100,7 @@ class Clients:
                 "username": target.sentinel_user,
                 "password": target.sentinel_password,
             }
-            self._sentinel = Sentinel(target.hosts, sentinel_kwargs=sentinels)  # type: ignore[no-untyped-call]
+            self._sentinel = _Sentinel(target.hosts, sentinels)
         client: Redis = self._sentinel.master_for(target.service, **self._options())
         return client
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -99,6 +100,8 @@ class Keeper:
         self._was_draining = False
         self._was_there = False
         """Whether this node's record was written since the registry was away."""
+        self._trouble = -math.inf
+        """When the registry was last away, or forgot something."""
         self._ticked = clock()
         self._unsent: asyncio.Queue[Event] = asyncio.Queue(MAX_UNSENT)
         self._renew_now = asyncio.Event()
@@ -115,6 +118,7 @@ class Keeper:
         await self._registry.open()
         with contextlib.suppress(RegistryError):
             await self._beat()
+            self._trouble = -math.inf
         loops = (self._tick(), self._keep_renewed(), self._keep_seen(), self._send_events())
         self._loops = [asyncio.create_task(each) for each in loops]
 
@@ -236,6 +240,7 @@ class Keeper:
 
     def on_back(self) -> None:
         """Events were missed, and the registry may have forgotten everything."""
+        self._trouble = self._clock()
         self._locator.drop_all()
         self._renew_now.set()
         self._beat_now.set()
@@ -260,9 +265,7 @@ class Keeper:
             for _ in range(_ROUNDS):
                 sent = self._clock()
                 try:
-                    lease = await self._registry.claim(
-                        key, offer, seconds=self._seconds, over=over, floor=self._known.get(key, 0)
-                    )
+                    lease = await self._ask(key, offer, over)
                 except TakenError as taken:
                     owner = taken.lease
                     self._learn(key, owner.epoch)
@@ -277,6 +280,19 @@ class Keeper:
             assert owner is not None
             raise TakenError(owner)  # of many who took it over, another one was faster
 
+    async def _ask(self, key: StreamKey, offer: Offer, over: int | None) -> Lease:
+        """Claim; a connection that has just ended is no reason to do without the registry."""
+        begun = self._clock()
+        for again in (True, False):
+            try:
+                return await self._registry.claim(
+                    key, offer, seconds=self._seconds, over=over, floor=self._known.get(key, 0)
+                )
+            except RegistryError:
+                if not again or self._clock() - begun > RETRY_SECONDS:
+                    raise
+        raise AssertionError
+
     def _hold(self, lease: Lease, sent: float, *, local: bool = False) -> Lease:
         self._held[lease.key] = _Held(lease, sent, local)
         self._learn(lease.key, lease.epoch)
@@ -290,9 +306,13 @@ class Keeper:
             nodes = await self._registry.nodes()
         except RegistryError:
             return False
-        if all(each.id != owner.node for each in nodes) or self._ended(owner, nodes):
+        if self._ended(owner, nodes):
             return True
-        return await self._challenges.lets_go(owner)
+        # After trouble the others may not have told of themselves again, nor hear events.
+        steady = self._clock() - self._trouble > NODE_SECONDS
+        if steady and all(each.id != owner.node for each in nodes):
+            return True
+        return await self._challenges.lets_go(owner, steady=steady)
 
     @staticmethod
     def _ended(owner: Lease, nodes: Iterable[NodeRecord]) -> bool:
@@ -440,6 +460,7 @@ class Keeper:
         record = self._node()
         known = await self._registry.put_node(record, NODE_SECONDS)
         if self._was_there and not known:  # everything is lost, or this process stood still
+            self._trouble = self._clock()
             self._renew_now.set()
         self._was_there = True
         if record.draining and not self._was_draining:
@@ -455,6 +476,7 @@ class Keeper:
             _log.info("the registry answers")
 
     def _away(self, error: RegistryError) -> None:
+        self._trouble = self._clock()
         if self.reachable:
             self.reachable = False
             _log.warning("the registry is away; streams go on", why=str(error))

@@ -43,11 +43,14 @@ class Subscription:
                 await self._attempted.wait()
 
     async def close(self) -> None:
-        """End.  This connection is nobody else's, so that it can be cancelled."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-            self._task = None
+        """End.  This connection is nobody else's, so that it can be cancelled.
+
+        Until it has ended: before Python 3.12 ``asyncio.wait_for``, which redis-py uses, may lose a cancellation.
+        """
+        task, self._task = self._task, None
+        while task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.1)
 
     async def _keep(self) -> None:
         while True:

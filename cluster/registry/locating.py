@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 from cluster.registry.base import Registry, RegistryError
@@ -24,6 +25,8 @@ _NOWHERE: Final = Location()
 class _Answer:
     location: Location
     until: float
+    flight: int
+    """Which look-up it is of: what began later counts."""
 
 
 class Locator:
@@ -34,6 +37,7 @@ class Locator:
         self._clock = clock
         self._answers: dict[StreamKey, _Answer] = {}
         self._flights: dict[StreamKey, asyncio.Task[Location]] = {}
+        self._numbers = count(1)
 
     async def locate(self, key: StreamKey) -> Location:
         """Where the stream is as far as is known; does not raise."""
@@ -59,19 +63,23 @@ class Locator:
             answer.until = 0.0
 
     async def _look_up(self, key: StreamKey) -> Location:
+        number = next(self._numbers)
         try:
             location = await self._registry.lookup(key)
         except (RegistryError, ValueError):  # away; or a name that no stream has
             known = self._answers.get(key)
             location = known.location if known is not None else _NOWHERE
-        if self._flights.get(key) is asyncio.current_task():
-            self._remember(key, location)
+        overtaken = self._flights.get(key) is not asyncio.current_task()
+        known = self._answers.get(key)
+        if known is None or known.flight < number:
+            self._remember(key, location, number, overtaken)
         return location
 
-    def _remember(self, key: StreamKey, location: Location) -> None:
+    def _remember(self, key: StreamKey, location: Location, flight: int, overtaken: bool) -> None:
+        """For a moment; an answer that an event overtook only for when the registry is away."""
         seconds = FOUND_SECONDS if location else NOT_FOUND_SECONDS
         self._answers.pop(key, None)
-        self._answers[key] = _Answer(location, self._clock() + seconds)
+        self._answers[key] = _Answer(location, 0.0 if overtaken else self._clock() + seconds, flight)
         if len(self._answers) > MAX_ANSWERS:
             del self._answers[next(iter(self._answers))]
 

@@ -164,7 +164,8 @@ class Codec(Generic[Record]):
     def to_json(self, record: Record) -> bytes:
         """As ``from_json`` reads it.  Raises ``ValueError`` for one that it would not read."""
         data = self._adapter.dump_json(record, warnings=False)
-        self.from_json(data)
+        if self.from_json(data) != record:
+            raise ValueError("would be read as something else")
         return data
 
     def from_json(self, data: bytes) -> Record:

@@ -78,8 +78,7 @@ class RedisRegistry:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=SECONDS)
         self._client = None
-        # A connection that does not close in time is closed all the same.
-        await asyncio.gather(self._clients.close(), return_exceptions=True)
+        await self._clients.close()
 
     # Leases
 
@@ -200,7 +199,10 @@ class RedisRegistry:
         if not calls:
             return []
         replies: list[Any] = []
-        await self._run(lambda: self._batches(script, calls, replies), SECONDS + len(calls) / 500)
+        try:
+            await self._run(lambda: self._batches(script, calls, replies), SECONDS + len(calls) / 500)
+        except RegistryError as error:  # what has been answered until now counts
+            replies = [*replies, *[error] * (len(calls) - len(replies))]
         if all(isinstance(each, Exception) for each in replies):
             raise self._error(replies[0])
         return replies

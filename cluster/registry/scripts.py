@@ -60,7 +60,7 @@ else
   return {{0, value}}
 end
 if epoch == 0 then granted = math.max(granted, floor + 1) end
-if granted > {MAX_EPOCH} then granted = 1 end
+if granted > {MAX_EPOCH} then granted, counter = math.max(epoch, floor + 1), 0 end
 redis.call('SET', KEYS[1], text(granted) .. ' ' .. node .. ' ' .. ARGV[2], 'PX', ARGV[3])
 redis.call('SET', KEYS[2], text(math.max(granted, counter)), 'EX', {EPOCH_SECONDS})
 return {{1, text(granted)}}
