@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import fanout, hls, ingest, latency, smoke, soak, workers
+from benchmarks import cluster, fanout, hls, ingest, latency, smoke, soak, workers
 from benchmarks.peers import PeerError, Servers
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "latency": (latency, "pyrtmp,nginx"),
     "hls": (hls, "pyrtmp,nginx"),
     "workers": (workers, "pyrtmp"),
+    "cluster": (cluster, "pyrtmp"),
     "soak": (soak, "pyrtmp"),
     "smoke": (smoke, smoke.default_peers()),
 }

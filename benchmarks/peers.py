@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -66,6 +68,16 @@ class Peer(ABC):
         return tree(self._process.pid) if self._process else []
 
     @property
+    def address(self) -> str:
+        """Where other servers reach it by RTMP."""
+        return f"127.0.0.1:{self.rtmp_port}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """To all its processes."""
+        for pid in self.pids():
+            os.kill(pid, number)
+
+    @property
     def ports(self) -> tuple[int, ...]:
         """Ports that viewers connect to."""
         return (self.rtmp_port, self.http_port) if self.has_flv else (self.rtmp_port,)
@@ -100,6 +112,7 @@ class Peer(ABC):
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
+            self.signal(signal.SIGCONT)
             self._process.terminate()
             try:
                 self._process.wait(_STOP_SECONDS)
@@ -246,16 +259,22 @@ class Srs(Peer):
 
     name = "srs"
 
-    def __init__(self, executable: Path, *, hls: bool = False) -> None:
+    def __init__(
+        self, executable: Path, *, hls: bool = False, forward: Sequence[str] = (), origins: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self._executable = executable.resolve()
         self._hls = hls
+        self._forward = " ".join(forward)
+        self._origins = " ".join(origins)
 
     def command(self, directory: Path) -> Sequence[str]:
         config = directory / "srs.conf"
         hls = ""
         if self._hls:
             hls = f"hls {{ enabled on; hls_path {directory}; hls_fragment 2; hls_window 12; hls_ctx off; }}"
+        forward = f"forward {{ enabled on; destination {self._forward}; }}" if self._forward else ""
+        cluster = f"cluster {{ mode remote; origin {self._origins}; }}" if self._origins else ""
         config.write_text(f"""
             listen              127.0.0.1:{self.rtmp_port};
             max_connections     4000;
@@ -274,6 +293,8 @@ class Srs(Peer):
                     mount       [vhost]/[app]/[stream].flv;
                 }}
                 {hls}
+                {forward}
+                {cluster}
             }}
         """)
         return [str(self._executable), "-c", str(config)]
@@ -287,6 +308,20 @@ class Servers:
     srs: Path | None = None
     pyrtmp: Path | None = None
     settings: Mapping[str, str] | None = None
+
+    def member(self, name: str, id: str, *, forward: Sequence[str] = (), origins: Sequence[str] = ()) -> Peer:
+        """A server of a cluster, not yet entered: it passes streams on to ``forward``, and fetches from ``origins``.
+
+        Only for servers that can do both.
+        """
+        if name == "srs" and self.srs is not None:
+            return Srs(self.srs, forward=forward, origins=origins)
+        settings = {"node.id": id}
+        if forward:
+            settings["forward.to"] = ",".join(forward)
+        if origins:
+            settings |= {"node.role": "edge", "edge.origins": ",".join(origins)}
+        return self.start(name, settings)
 
     def start(self, name: str, settings: Mapping[str, str] | None = None, *, hls: bool = False) -> Peer:
         """A server, not yet entered; ``settings`` are for this server only, those of the command line win.

@@ -1,0 +1,185 @@
+"""Cluster: what a viewer at an edge waits for, and notices when the node is lost that its stream comes from.
+
+    publisher -> master --forward--> slave, slave --pull--> edge -> viewer
+
+The edge asks only the slaves.  Every case is also measured at the master, in the same minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.clip import load_clip
+from benchmarks.peers import Peer, PeerError, Servers
+from benchmarks.probe import StampedPublisher, Viewer, percentile
+from benchmarks.report import Bar, Report, Row, draw_bars, figure, find, finish, medians
+
+_STREAM = "cluster"
+
+_PATIENCE = 30.0
+"""Seconds until a viewer that sees nothing is given up."""
+
+_ARRIVE = 3.0
+"""Seconds a new publisher's copies have to get to the slaves."""
+
+_EMPTY_ORIGINS = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mbps", type=float, default=2.0)
+    parser.add_argument("--seconds", type=float, default=10.0, help="watched at master and edge")
+    parser.add_argument("--reps", type=int, default=3)
+
+
+def run(options: argparse.Namespace, servers: Servers) -> Report:
+    runs = []
+    for repetition in range(options.reps):
+        for name in servers.names:
+            if name not in ("pyrtmp", "srs"):
+                raise PeerError(f"{name} has no edges")
+            print(f"{repetition + 1}/{options.reps} {name}", file=sys.stderr, flush=True)
+            row: Row = {"case": name, "server": name}
+            row |= _cold(servers, name, options.mbps)
+            row |= _last(servers, name, options.mbps)
+            row |= _hops(servers, name, options.mbps, options.seconds)
+            for how in (signal.SIGKILL, signal.SIGSTOP):
+                row |= _lost(servers, name, options.mbps, how)
+            runs.append(row)
+    worst = ("gap killed ms", "gap hung ms", "cold ms", "cold, last origin ms", "flaws")
+    rows = medians(runs, worst=worst)
+    return Report(
+        "cluster", {"mbps": options.mbps, "seconds": options.seconds, "repetitions": options.reps}, rows, _bars(rows),
+        runs, {},
+        ["cold ms: from opening a connection to an edge without the stream to the first key frame, worst repetition; "
+         f"last origin: the stream is on one of {_EMPTY_ORIGINS + 1} origins, and the list is turned until it is last.",
+         "hop p50, p99 ms: delay at the edge, two hops behind the master, less that at the master.",
+         "gap ms: longest silence when the slave that the edge pulls from is killed (SIGKILL) or hangs (SIGSTOP).",
+         "flaws: frames that came twice, times that went back, connections lost, in all of that."],
+    )
+
+
+def _watch(url: str, stack: ExitStack) -> Viewer:
+    return stack.enter_context(Viewer(url))
+
+
+def _cold(servers: Servers, name: str, mbps: float) -> Row:
+    with ExitStack() as stack:
+        origin = stack.enter_context(servers.member(name, "origin"))
+        edge = stack.enter_context(servers.member(name, "edge", origins=[origin.address]))
+        stack.enter_context(StampedPublisher(origin.rtmp_url(_STREAM), load_clip(mbps)))
+        time.sleep(_ARRIVE)
+        return {"cold ms": _first(edge)}
+
+
+def _last(servers: Servers, name: str, mbps: float) -> Row:
+    """The stream's origin is asked last: of all places in the list, the slowest."""
+    with ExitStack() as stack:
+        origins = [
+            stack.enter_context(servers.member(name, f"origin{number}")) for number in range(_EMPTY_ORIGINS + 1)
+        ]
+        stack.enter_context(StampedPublisher(origins[0].rtmp_url(_STREAM), load_clip(mbps)))
+        time.sleep(_ARRIVE)
+        waits = []
+        for turned in _turns([each.address for each in origins]):
+            with servers.member(name, "edge", origins=turned) as edge:
+                waits.append(_first(edge))
+        return {"cold, last origin ms": None if None in waits else max(wait for wait in waits if wait is not None)}
+
+
+def _turns(addresses: list[str]) -> Iterator[list[str]]:
+    for turn in range(len(addresses)):
+        yield addresses[turn:] + addresses[:turn]
+
+
+def _first(edge: Peer) -> float | None:
+    with Viewer(edge.rtmp_url(_STREAM)) as viewer:
+        viewer.has_key_frame.wait(_PATIENCE)
+    return viewer.seen.first_key_frame_ms
+
+
+def _recipe(servers: Servers, name: str, mbps: float, stack: ExitStack) -> tuple[Peer, list[Peer], Peer]:
+    slaves = [stack.enter_context(servers.member(name, f"slave{number}")) for number in range(2)]
+    addresses = [slave.address for slave in slaves]
+    master = stack.enter_context(servers.member(name, "master", forward=addresses))
+    edge = stack.enter_context(servers.member(name, "edge", origins=addresses))
+    stack.enter_context(StampedPublisher(master.rtmp_url(_STREAM), load_clip(mbps)))
+    time.sleep(_ARRIVE)
+    return master, slaves, edge
+
+
+def _hops(servers: Servers, name: str, mbps: float, seconds: float) -> Row:
+    with ExitStack() as stack:
+        master, _, edge = _recipe(servers, name, mbps, stack)
+        viewers = [_watch(each.rtmp_url(_STREAM), stack) for each in (master, edge)]
+        for viewer in viewers:
+            viewer.has_key_frame.wait(_PATIENCE)
+        time.sleep(1.0)
+        for viewer in viewers:
+            viewer.restart_latency()
+        time.sleep(seconds)
+    near, far = (viewer.seen.latency_ms for viewer in viewers)
+    row: Row = {}
+    for percent in (50, 99):
+        here, there = percentile(near, percent), percentile(far, percent)
+        row[f"hop p{percent} ms"] = None if here is None or there is None else there - here
+    return row
+
+
+def _lost(servers: Servers, name: str, mbps: float, how: signal.Signals) -> Row:
+    """The slave in use is the one whose loss is noticed: of the two, the second one lost at the latest."""
+    gaps, flaws = [], 0
+    what = "killed" if how is signal.SIGKILL else "hung"
+    for number in range(2):
+        with ExitStack() as stack:
+            _, slaves, edge = _recipe(servers, name, mbps, stack)
+            viewer = _watch(edge.rtmp_url(_STREAM), stack)
+            viewer.has_key_frame.wait(_PATIENCE)
+            time.sleep(1.0)
+            slaves[number].signal(how)
+            gaps.append(_longest_silence(viewer, 12.0))
+        flaws += viewer.seen.doubled + viewer.seen.regressions + bool(viewer.seen.error)
+    return {f"gap {what} ms": max(gaps), f"flaws {what}": flaws}
+
+
+def _longest_silence(viewer: Viewer, seconds: float) -> float:
+    """Milliseconds, looked at every five of them."""
+    until = time.monotonic() + seconds
+    frames, since, longest = viewer.seen.frames, time.monotonic(), 0.0
+    while (now := time.monotonic()) < until:
+        if viewer.seen.frames != frames:
+            frames, since = viewer.seen.frames, now
+        longest = max(longest, now - since)
+        time.sleep(0.005)
+    return longest * 1000
+
+
+def _bars(rows: list[Row]) -> list[Bar]:
+    row = find(rows, server="pyrtmp")
+    if row is None:
+        return []
+    return [
+        Bar("first key frame at a cold edge", row["cold ms"], 100, "ms"),
+        Bar("first key frame, stream on the last of four origins", row["cold, last origin ms"], 150, "ms"),
+        Bar("two hops add, p50", row["hop p50 ms"], 5, "ms"),
+        Bar("two hops add, p99", row["hop p99 ms"], 50, "ms"),
+        Bar("gap when the pulled node is killed", row["gap killed ms"], 500, "ms"),
+        Bar("gap when the pulled node hangs", row["gap hung ms"], 3000, "ms"),
+        Bar("frames twice or out of order, connections lost", row["flaws killed"] + row["flaws hung"], 0),
+    ]
+
+
+def plot(report: Report, path: Path) -> None:
+    made, (cold, gap) = figure(2, height=2.0 + 0.6 * len(report.rows))
+    cases = [row["case"] for row in report.rows]
+    draw_bars(
+        cold, "first key frame at a cold edge, stream on the last of four origins, ms", cases,
+        [row["cold, last origin ms"] for row in report.rows], limit=150)
+    draw_bars(
+        gap, "gap when the pulled node is killed, ms", cases, [row["gap killed ms"] for row in report.rows], limit=500)
+    finish(made, report, path)
