@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import hashlib
 import inspect
@@ -330,12 +329,15 @@ class ViewerSite:
             return False
         return True
 
-    async def _fetch(self, app: str, name: str, seconds: float) -> None:
+    async def _fetch(self, app: str, name: str, seconds: float) -> bool:
         """See ``hls.live.Fetch``."""
         hub, key = self._server.hub, StreamKey(app, name)
         if hub.source is not None and not hub.is_live(key):
-            with contextlib.suppress(_Refused):
+            try:
                 await self._live(key, seconds)
+            except _Refused:
+                return False
+        return True
 
     async def _live(self, key: StreamKey, seconds: float) -> Stream:
         """The stream once somebody publishes it; 404 when nobody does in time."""

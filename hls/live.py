@@ -380,8 +380,9 @@ async def _wait(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-Fetch = Callable[[str, str, float], Awaitable[None]]
-"""``fetch(app, name, seconds)``: have a stream of another node fetched, if it is not here; at most ``seconds``."""
+Fetch = Callable[[str, str, float], Awaitable[bool]]
+"""``fetch(app, name, seconds)``: have a stream of another node fetched, if it is not here; at most ``seconds``.
+Whether it is worth to look for it here then."""
 
 
 class HlsService:
@@ -515,7 +516,8 @@ class HlsService:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.wait_seconds
         if self._fetch is not None and (app, name) not in self._streams:
-            await self._fetch(app, name, self._settings.wait_seconds)
+            if not await self._fetch(app, name, self._settings.wait_seconds):
+                return None
         while True:
             stream = self._stream(app, name)
             if stream is None:

@@ -41,6 +41,11 @@ HEAD_BYTES: Final = 128 * 1024
 """Most bytes of metadata and sequence headers kept for joiners (real heads have less than 4 KiB).  What does not fit
 is relayed, not kept."""
 
+MAX_MISSED: Final = 64
+"""Most headers kept while it is decided where a copy goes on."""
+
+_ON_META_DATA: Final = amf.encode0("onMetaData")
+
 TRACKS_SECONDS: Final = 0.5
 """How long a stream that announces nothing has for its second track to show."""
 
@@ -132,6 +137,8 @@ class Stream:
         """When the present (or last) publisher began."""
         self.lineage = secrets.token_hex(8)
         """Names the timeline of its timestamps: copies of the stream, on other nodes, share it."""
+        self.source = ""
+        """The lineage of what the publisher brings, where that is a copy; its times may be others than those here."""
         self.hops: tuple[str, ...] = ()
         """Nodes it came through."""
         self.pulled = False
@@ -189,9 +196,11 @@ class Stream:
         self._followed = False
         """The lanes' logs are another process's."""
         self._last: Message | None = None
-        """The newest message when the publisher left, where that is known."""
+        """The newest message, where that is known."""
         self._overlap: Message | None = None
         """What comes up to this message was handed on before."""
+        self._missed: dict[tuple[int, frozenset[int]], Message] = {}
+        """Sequence headers, and metadata, that came meanwhile."""
 
     # Publishing
 
@@ -206,15 +215,19 @@ class Stream:
         """
         self.hops = hops
         self.pulled = pulled
-        if lineage and lineage == self.lineage and self._timeline.started and relay is None and not self._followed:
+        if lineage and lineage == self.source and self._timeline.started and relay is None and not self._followed:
             self._go_on(publisher, now)
             return
         returning = self.sessions > 0
         if relay is not None:
             self.lineage = lineage or secrets.token_hex(8)  # its times are those of the process that has it
+        elif returning or self._timeline.started:
+            if lineage or self.source:
+                # Behind another stream it is shifted, so that its times are nobody else's.
+                self.lineage = secrets.token_hex(8)
         elif lineage:
-            # Behind another stream it is shifted, so that its times are nobody else's.
-            self.lineage = secrets.token_hex(8) if returning or self._timeline.started else lineage
+            self.lineage = lineage
+        self.source = lineage
         self._overlap = self._last = None
         if returning or self._timeline.started:
             # What viewers see goes on where it stopped, later by the time that passed.
@@ -256,7 +269,8 @@ class Stream:
 
     def overlap(self) -> None:
         """What comes next is the same stream from another place and begins earlier: leave out what was here before."""
-        self._overlap = self._gop[-1] if self._gop else self._last
+        self._overlap = self._last
+        self._missed.clear()
 
     def follow(self, time: int, now: float) -> None:
         """In another process the stream has got to ``time`` (milliseconds) at ``now``; publishers here go on later."""
@@ -271,8 +285,6 @@ class Stream:
         self.publisher = None
         self.state = State.GONE
         self.since = now
-        if self._gop:
-            self._last = self._gop[-1]
         self._forget_gop()
         self._signal(False)
 
@@ -333,6 +345,7 @@ class Stream:
         size = len(payload)
         self.bytes_in += size
         self.messages_in += 1
+        self._last = message
         gop = self._gop
         if gop is not None:
             gop.append(message)
@@ -366,11 +379,17 @@ class Stream:
         else:
             kind, fresh = media.OTHER, False
         if fresh:
-            # Some of it was missed: go on at a join point.
+            # Some of it was missed: go on at a join point, behind what else it needs.
             self._overlap = None
+            known = {(each.type, each.payload) for each in self._head.values()}
+            for header in self._missed.values():
+                if (header.type, header.payload) not in known:
+                    self.push(header)
+            self._missed.clear()
             return False
-        if kind == media.SEQUENCE_HEADER:
-            return any(known.type == type and known.payload == payload for known in self._head.values())
+        about = type == DATA_AMF0 and payload.startswith(_ON_META_DATA)
+        if (about or kind in (media.SEQUENCE_HEADER, media.METADATA)) and len(self._missed) < MAX_MISSED:
+            self._missed[type, frozenset() if about else _tracks(message)] = message
         return True
 
     # Viewers and taps

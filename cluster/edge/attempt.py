@@ -24,7 +24,11 @@ PLAY_SECONDS: Final = 10.0
 """Longest time until the first frame: a server of another kind may keep quiet until there is a publisher."""
 
 MAX_HELD: Final = 8192
-"""Most messages that wait until it is decided which upstream is used."""
+MAX_HELD_BYTES: Final = 64 * 1024 * 1024
+"""Most messages, and bytes of them, that wait until it is decided which upstream is used."""
+
+LIVELY_SECONDS: Final = 0.5
+"""What comes later than this after the first frame is no backlog."""
 
 _ENDS: Final = frozenset(("NetStream.Play.Stop", "NetStream.Play.UnpublishNotify", "NetStream.Play.Complete"))
 _LEAVES: Final = "NetConnection.Connect.ReconnectRequest"
@@ -63,8 +67,14 @@ class Attempt:
         self._limits = limits
         self._notice = notice
         self._held: list[Message] | None = []
+        self._held_bytes = 0
         self._take: Callable[[Message], None] | None = None
-        self._first = asyncio.Event()
+        self._first: float | None = None
+        """When the first frame came."""
+        self._newest = 0.0
+        """When the newest frame came."""
+        self._deadline: asyncio.Timeout | None = None
+        """Of the first frame."""
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -80,7 +90,12 @@ class Attempt:
     @property
     def delivers(self) -> bool:
         """Whether a frame has come."""
-        return self._first.is_set()
+        return self._first is not None
+
+    @property
+    def lively(self) -> bool:
+        """Whether frames come now, and not only what the upstream keeps for joiners."""
+        return self._first is not None and self._newest - self._first > LIVELY_SECONDS
 
     def feed(self, take: Callable[[Message], None]) -> None:
         """Hand over what came so far, and everything from now on."""
@@ -125,13 +140,8 @@ class Attempt:
             raise CircleError(f"it is this node, or has its node.id ({self._own.node})")
         if self.kin.came_through(self._own.node):
             raise CircleError("it has the stream from here")
-        if not self._first.is_set():
-            try:
-                async with asyncio.timeout(PLAY_SECONDS):
-                    await self._first.wait()
-            except TimeoutError:
-                raise TimeoutError from None
-        self.error = str(await client.wait_closed())
+        async with asyncio.timeout(None if self.delivers else PLAY_SECONDS) as self._deadline:
+            raise await client.wait_closed()
 
     def _received(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -164,9 +174,15 @@ class Attempt:
         if self._take is not None:
             self._take(message)
         elif self._held is not None:
-            if len(self._held) >= MAX_HELD:
+            self._held_bytes += len(message.payload)
+            if len(self._held) >= MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
                 raise RefusedError("NetStream.Play.Failed", "too much came before it was wanted")
             self._held.append(message)
         if frame:
             self.time = message.timestamp
-            self._first.set()
+            self._newest = self.heard
+            if self._first is None:
+                self._first = self.heard
+                if self._deadline is not None:
+                    self._deadline.reschedule(None)
+                self._notice()

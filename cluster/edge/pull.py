@@ -44,6 +44,9 @@ FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 2.0
 """Seconds between two searches for a stream that nobody has."""
 
+BESIDE_SECONDS: Final = 2.0
+"""How long the others have, once all are asked, to show that they have more than a doubtful upstream."""
+
 _WATCH_SECONDS: Final = 0.25
 
 _log = structlog.get_logger(__name__)
@@ -95,6 +98,8 @@ class Pull:
         """This pull is the stream's publisher."""
         self._told = False
         """That nobody has the stream."""
+        self._closing: set[asyncio.Task[None]] = set()
+        """Attempts that others have replaced."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     # From outside
@@ -122,7 +127,7 @@ class Pull:
     async def close(self) -> None:
         """Stop and wait for the end."""
         self._task.cancel()
-        await asyncio.wait((self._task,))
+        await asyncio.wait((self._task, *self._closing))
 
     # The task
 
@@ -209,30 +214,36 @@ class Pull:
         lost_at = monotonic()
         waiting = await self._upstreams.find(self.key)
         if beside is not None:
-            waiting = [each for each in waiting if each != beside.upstream]
+            # Where it hangs the connection may be what is broken: a new one to the same upstream is tried last.
+            told = beside.silent or beside.leaving
+            waiting.sort(key=lambda each: each == beside.upstream)
+            waiting = [each for each in waiting if each != beside.upstream or not told]
+        until = monotonic() + BESIDE_SECONDS
         kin = Kin(node=self._server.node, hops=(self._server.node,), wait=False)
         next_at = 0.0
         try:
             while self._wanted():
                 now = monotonic()
-                if waiting and (now >= next_at or all(attempt.over for attempt in attempts)):
-                    attempt = Attempt(waiting.pop(0), self.key, kin, self._server.limits, self._event.set)
-                    attempts.append(attempt)
-                    attempt.start()
-                    next_at = now + STAGGER_SECONDS
-                for attempt in attempts:
-                    if attempt.delivers and not attempt.over and self._has_more(attempt):
-                        attempts.remove(attempt)
-                        self._use(attempt)
-                        return True
-                if beside is not None and (beside.over or not self._doubtful(beside)):
-                    return False
                 for attempt in [attempt for attempt in attempts if attempt.over]:
+                    attempts.remove(attempt)
                     if not attempt.refused:
                         self._upstreams.failed(attempt.upstream)
                         _log.info("upstream_failed", stream=str(self.key), upstream=str(attempt.upstream),
                                   error=attempt.error)
-                if not waiting and all(attempt.over for attempt in attempts):
+                if waiting and (now >= next_at or not attempts):
+                    attempt = Attempt(waiting.pop(0), self.key, kin, self._server.limits, self._event.set)
+                    attempts.append(attempt)
+                    attempt.start()
+                    next_at = now + STAGGER_SECONDS
+                    until = now + BESIDE_SECONDS
+                for attempt in attempts:
+                    if attempt.delivers and not attempt.over and self._has_more(attempt, beside):
+                        self._use(attempt)
+                        attempts.remove(attempt)
+                        return True
+                if beside is not None and (beside.over or not self._doubtful(beside) or now > until):
+                    return False
+                if not waiting and not attempts:
                     return False
                 if self._current is None and self._began and now - lost_at > KEEP_SECONDS:
                     self._leave()
@@ -242,12 +253,16 @@ class Pull:
             if attempts:
                 await asyncio.shield(asyncio.gather(*(attempt.close() for attempt in attempts)))
 
-    def _has_more(self, attempt: Attempt) -> bool:
+    def _has_more(self, attempt: Attempt, beside: Attempt | None) -> bool:
         """Whether it brings something that viewers have not seen."""
-        stream = self._stream
-        if not self._began or attempt.kin.lineage != stream.lineage or attempt.time is None:
-            return True
-        return stream.ahead(attempt.time) > 0
+        if self._began and attempt.time is not None and self._continues(attempt):
+            leaving = beside is not None and beside.leaving and attempt.lively  # as much is enough then
+            return leaving or self._stream.ahead(attempt.time) > 0
+        # What an upstream keeps for joiners is no news, unless the one before has no publisher any more.
+        return beside is None or beside.silent or attempt.lively
+
+    def _continues(self, attempt: Attempt) -> bool:
+        return bool(attempt.kin.lineage) and attempt.kin.lineage == self._stream.source
 
     def _use(self, attempt: Attempt) -> None:
         """Go on with what ``attempt`` brings."""
@@ -256,7 +271,7 @@ class Pull:
         self.upstream = attempt.upstream
         self._upstreams.worked(attempt.upstream)
         now = monotonic()
-        if self._began and kin.lineage and kin.lineage == stream.lineage:
+        if self._began and self._continues(attempt):
             stream.overlap()
             stream.hops = kin.hops
         else:
@@ -272,7 +287,9 @@ class Pull:
                   changes=self.changes)
         attempt.feed(self._push)
         if before is not None:
-            asyncio.get_running_loop().create_task(before.close())
+            task = asyncio.get_running_loop().create_task(before.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def _push(self, message: Message) -> None:
         stream = self._stream

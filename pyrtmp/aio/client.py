@@ -181,6 +181,9 @@ class Client(asyncio.Protocol):
             sink(list(self._events))
             self._events.clear()
         self._sink = sink
+        if self._holding:
+            self._holding = False
+            self._transport.resume_reading()
         return started
 
     async def close(self, *, timeout: float = _CLOSE_SECONDS) -> None:

@@ -554,3 +554,59 @@ def test_the_track_that_is_ahead_counts_when_a_publisher_moves(subject: Subject)
     stream.push(Message(VIDEO, 0, 1, KEY))
     assert stream.time == 900 + MIN_GAP_MS
     viewer.go()
+
+
+# Streams that come from other nodes
+
+
+class FakeSource:
+    def __init__(self) -> None:
+        self.wanted: list[Stream] = []
+
+    def want(self, stream: Stream) -> None:
+        self.wanted.append(stream)
+
+
+def test_what_nobody_publishes_is_wanted_from_elsewhere_while_somebody_waits(subject: Subject) -> None:
+    source = subject.hub.source = FakeSource()
+    stream = subject.hub.open(ROOM, 0.0)
+    assert source.wanted == [stream]
+    stream.wait(lambda: None)
+    subject.hub.tick(1.0)
+    assert source.wanted == [stream] * 2
+    publisher = FakePublisher()
+    subject.hub.publish(ROOM, publisher, 1.0, lineage="L", hops=("a",), pulled=True)
+    assert (stream.lineage, stream.hops, stream.pulled) == ("L", ("a",), True)
+    viewer = watch(stream)
+    subject.hub.tick(2.0)
+    subject.hub.open(ROOM, 2.0)
+    assert len(source.wanted) == 2
+    subject.hub.unpublish(stream, publisher, 3.0)
+    subject.hub.tick(4.0)
+    assert source.wanted == [stream] * 4
+    viewer.go()
+    subject.hub.tick(5.0)
+    assert len(source.wanted) == 4 and not len(subject.hub)
+
+
+def test_a_stream_that_nobody_wants_is_not_fetched(subject: Subject) -> None:
+    source = subject.hub.source = FakeSource()
+    publisher = FakePublisher()
+    stream = subject.hub.publish(ROOM, publisher, 0.0)
+    subject.hub.unpublish(stream, publisher, 1.0)
+    subject.hub.tick(2.0)
+    assert not source.wanted
+
+
+def test_a_source_that_breaks_hurts_nobody(subject: Subject) -> None:
+    class Broken:
+        def want(self, stream: Stream) -> None:
+            raise ZeroDivisionError
+
+    subject.hub.source = Broken()
+    stream = subject.hub.open(ROOM, 0.0)
+    stream.wait(lambda: None)
+    subject.hub.tick(1.0)
+    assert len(subject.journal.errors) == 2
+    subject.hub.publish(ROOM, FakePublisher(), 2.0)
+    assert stream.live

@@ -16,7 +16,15 @@ from pyrtmp.lane import Lane
 from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
 from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings
-from pyrtmp.stream import ANNOUNCED_SECONDS, HEAD_BYTES, MESSAGE_OVERHEAD, TRACKS_SECONDS, State, Stream
+from pyrtmp.stream import (
+    ANNOUNCED_SECONDS,
+    HEAD_BYTES,
+    MAX_MISSED,
+    MESSAGE_OVERHEAD,
+    TRACKS_SECONDS,
+    State,
+    Stream,
+)
 from pyrtmp.timeline import MIN_GAP_MS
 from pyrtmp.wirelog import PlainStorage
 
@@ -1128,3 +1136,244 @@ def test_a_lane_pinned_by_another_process_is_kept(subject: Subject) -> None:
     lane.pins -= 1
     subject.stream.drop_idle_lanes()
     assert not subject.stream.lanes and lane.log.segments == 0
+
+
+# Copies of one publish
+
+
+def copied(first: int, last: int, *, gop: int = 5, start: int = 1000) -> list[Message]:
+    """A group of pictures every ``gop``, with sound at the same times; fresh objects, as off the wire."""
+    found = []
+    for n in range(first, last):
+        time = start + 40 * n
+        found.append(video(time, (KEY if n % gop == 0 else INTER) + b"%d" % n))
+        found.append(audio(time, AAC + b"%d" % n))
+    return found
+
+
+def heads() -> list[Message]:
+    return [metadata(**ANNOUNCED), video(1000, AVC_HEADER), audio(1000, AAC_HEADER)]
+
+
+class Copies(Subject):
+    """A stream with a viewer and a tap that were there from the beginning."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.tap = FakeTap()
+        self.stream.attach(self.tap)
+        self.stream.wait(lambda: None)
+
+    def copy(self, *messages: Message, lineage: str = "one", hops: tuple[str, ...] = ("a",)) -> FakePublisher:
+        publisher = FakePublisher()
+        self.stream.begin(publisher, self.now, lineage=lineage, hops=hops, pulled=True)
+        self.push(*messages)
+        return publisher
+
+    def seen(self) -> list[tuple[int, bytes] | str]:
+        self.round()
+        return self.tap.brief
+
+    def times(self) -> list[int]:
+        self.round()
+        return [m.timestamp for m in self.tap.got if isinstance(m, Message) and m.payload[1] == 1]
+
+
+def brief(*messages: Message) -> list[tuple[int, bytes] | str]:
+    return [(m.timestamp, m.payload) for m in messages]
+
+
+@pytest.fixture
+def copies() -> Copies:
+    return Copies()
+
+
+@pytest.mark.parametrize("upto", range(2, 24))
+@pytest.mark.parametrize("left", [True, False], ids=["after a pause", "at once"])
+def test_another_copy_goes_on_with_the_very_next_message(copies: Copies, upto: int, left: bool) -> None:
+    """Wherever the first one stops, and whichever key frame before that the other one begins with."""
+    all_of_it = copied(0, 15)
+    copies.copy(*heads(), *copied(0, 15)[:upto])
+    if left:
+        copies.leave(0.5)
+        copies.copy()
+    else:
+        copies.stream.overlap()
+    copies.push(*heads(), *copied((upto - 1) // 2 // 5 * 5, 15))
+    assert copies.seen() == brief(*heads(), *all_of_it)
+    assert copies.stream.lineage == copies.stream.source == "one"
+
+
+def test_a_copy_that_lags_behind_is_left_out_until_it_has_more(copies: Copies) -> None:
+    copies.copy(*heads(), *copied(0, 13))
+    copies.stream.overlap()
+    copies.push(*heads())
+    for message in copied(0, 13):
+        copies.push(message)
+        assert copies.seen() == brief(*heads(), *copied(0, 13))
+    copies.push(*copied(13, 15))
+    assert copies.seen() == brief(*heads(), *copied(0, 15))
+
+
+@pytest.mark.parametrize("first", [11, 15, 17, 20])
+def test_where_some_was_missed_it_goes_on_at_a_key_frame(copies: Copies, first: int) -> None:
+    copies.copy(*heads(), *copied(0, 8))
+    copies.leave(0.1)
+    copies.copy(*heads(), *copied(first, 30))
+    key = -(-first // 5) * 5
+    assert copies.seen() == brief(*heads(), *copied(0, 8), *copied(key, 30))
+    assert copies.stream.lineage == "one"
+
+
+def test_a_header_that_changed_while_it_was_missed_comes_before_the_key_frame(copies: Copies) -> None:
+    copies.copy(*heads(), *copied(0, 8))
+    copies.leave(0.1)
+    changed = [metadata(1800, width=1.0), video(1800, AVC_HEADER + b"2"), audio(1800, AAC_HEADER)]
+    other = Message(DATA_AMF0, 1800, 1, amf.encode0("onTextData", {}))
+    copies.copy(*changed, other, *copied(20, 22))
+    seen = copies.seen()[len(heads()) + 16 :]
+    new = [(time_at(seen, 0), changed[0].payload), (time_at(seen, 1), changed[1].payload)]
+    assert seen == [*new, *brief(*copied(20, 22))]
+    assert 1280 <= time_at(seen, 0) <= time_at(seen, 1) <= 1800
+    # Whoever joins now is given the new ones.
+    head = joiner(copies.lane())
+    assert head is not None and [payload for _, payload in head[:3]] == [
+        changed[0].payload, AAC_HEADER, AVC_HEADER + b"2"
+    ]
+
+
+def time_at(seen: list[tuple[int, bytes] | str], index: int) -> int:
+    found = seen[index]
+    assert isinstance(found, tuple)
+    return found[0]
+
+
+def test_an_older_header_is_not_shown_again(copies: Copies) -> None:
+    """The other copy's head is of its key frame; since then the header changed, and viewers have seen that."""
+    change = audio(1300, AAC_HEADER + b"2")
+    first = [*heads(), *copied(0, 7), change, *copied(7, 8)]
+    copies.copy(*first)
+    copies.stream.overlap()
+    copies.push(*heads(), *copied(5, 7), audio(1300, AAC_HEADER + b"2"), *copied(7, 10))
+    assert copies.seen() == brief(*first, *copied(8, 10))
+    assert copies.stream.head_payload(AUDIO) == AAC_HEADER + b"2"
+
+
+def test_sound_alone_goes_on(copies: Copies) -> None:
+    sounds = [audio(1000 + 23 * n, AAC + b"%d" % n) for n in range(20)]
+    fresh = [audio(1000 + 23 * n, AAC + b"%d" % n) for n in range(5, 20)]
+    copies.copy(audio(1000, AAC_HEADER), *sounds[:10])
+    copies.leave(0.1)
+    copies.copy(audio(1000, AAC_HEADER), *fresh)
+    # One record may be what was missed: the next one is as good.
+    assert copies.seen() == brief(audio(1000, AAC_HEADER), *[audio(1000 + 23 * n, AAC + b"%d" % n) for n in range(20)])
+
+
+@pytest.mark.parametrize("settings", [{}, {"gop_seconds": 0.1}, {"gop_bytes": 500}], ids=["", "long", "large"])
+def test_copies_go_on_over_and_over(settings: dict[str, Any]) -> None:
+    """Also where the group of pictures is too long to keep, and where no key frame came since the change before."""
+    copies = Copies(**settings)
+    copies.copy(*heads(), *copied(0, 3))
+    for upto in (5, 6, 8, 13, 14):
+        copies.leave()
+        copies.copy(*heads(), *copied(0, upto))
+    for upto in (16, 17, 18, 23, 24):
+        copies.stream.overlap()
+        copies.push(*heads(), *copied(0, upto))
+    assert copies.seen() == brief(*heads(), *copied(0, 24))
+
+
+def test_times_that_roll_over(copies: Copies) -> None:
+    start = (1 << 32) - 250
+
+    def wire(first: int, last: int) -> list[Message]:
+        return [Message(m.type, m.timestamp & 0xFFFFFFFF, 1, m.payload) for m in copied(first, last, start=start)]
+
+    copies.copy(*wire(0, 8))
+    copies.leave()
+    copies.copy(*wire(5, 12))
+    assert copies.seen() == brief(*copied(0, 12, start=start))
+
+
+def test_viewers_stay_and_are_told_and_taps_hear_of_no_restart(copies: Copies) -> None:
+    copies.copy(*heads(), *copied(0, 8))
+    viewer = FakeViewer(copies.lane())
+    copies.leave(1.0)
+    assert not copies.stream.live
+    copies.copy(*heads(), *copied(5, 12), hops=("b", "c"))
+    assert viewer.calls == [False, True]
+    assert "restart" not in copies.seen()
+    assert copies.stream.sessions == 2 and copies.stream.hops == ("b", "c") and copies.stream.pulled
+
+
+def test_another_lineage_is_later_and_has_another_name(copies: Copies) -> None:
+    stream = copies.stream
+    copies.copy(*heads(), *copied(0, 8))
+    assert stream.lineage == "one"
+    copies.leave(2.0)
+    copies.copy(*heads(), *copied(5, 8, start=0), lineage="two")
+    renamed = stream.lineage
+    assert renamed not in ("one", "two") and stream.source == "two"
+    times = copies.times()
+    assert times == sorted(times) and times[16] == 1280 + 2000
+    # A copy of that one goes on with the very next message all the same: what it is called here is of no account.
+    copies.leave(0.5)
+    copies.copy(*heads(), *copied(5, 12, start=0), lineage="two")
+    assert stream.lineage == renamed
+    assert [time - times[16] for time in copies.times()[16:]] == [40 * n for n in range(7) for _ in range(2)]
+    copies.leave()
+    copies.copy(*copied(8, 15), lineage="one")
+    assert stream.lineage not in ("one", "two", renamed)
+    times = copies.times()
+    assert times == sorted(times)
+
+
+def test_who_publishes_here_between_two_copies_is_no_copy(copies: Copies) -> None:
+    """Its clock is its own: the copy that comes back does not go on where it stopped."""
+    stream = copies.stream
+    copies.copy(*heads(), *copied(0, 8, start=5_000_000))
+    copies.leave(1.0)
+    copies.begin(*heads(), *copied(0, 8, start=10))
+    own = stream.lineage
+    assert own != "one" and not stream.pulled and not stream.hops
+    copies.leave(1.0)
+    copies.begin(*heads(), *copied(0, 8, start=10))
+    assert stream.lineage == own  # the encoder that comes back keeps the timeline it has here
+    copies.leave(1.0)
+    copies.copy(*heads(), *copied(10, 18, start=5_000_000))
+    assert stream.lineage not in ("one", own)
+    times = copies.times()
+    assert times == sorted(times) and times[-1] - times[0] < 10_000
+
+
+@linux
+def test_a_copy_behind_a_relay_is_another_timeline(copies: Copies) -> None:
+    stream = copies.stream
+    copies.copy(*heads(), *copied(0, 8))
+    copies.leave()
+    relay = FakeRelay(stream)
+    stream.begin(relay, copies.now, relay)
+    assert stream.lineage != "one"
+    stream.follow(2000, copies.now)
+    stream.leave(copies.now)
+    copies.copy(*heads(), *copied(5, 8))
+    assert stream.lineage != "one"
+    times = copies.times()
+    assert times == sorted(times) and times[16] >= 2000
+
+
+def test_headers_kept_while_a_copy_catches_up_are_bounded(copies: Copies) -> None:
+    copies.copy(*heads(), *copied(0, 8))
+    copies.stream.overlap()
+    copies.push(*(video(1000, track_header(track % 256)) for track in range(1000)))
+    assert len(copies.stream._missed) <= MAX_MISSED
+    copies.push(*copied(8, 11))
+    assert not copies.stream._missed
+    assert copies.seen()[-2:] == brief(*copied(10, 11))
+
+
+def test_how_far_ahead_a_copy_is(copies: Copies) -> None:
+    copies.copy(*copied(0, 8, start=(1 << 32) - 200))
+    assert copies.stream.ahead((1 << 32) - 200) == -280
+    assert copies.stream.ahead(80) == 0
+    assert copies.stream.ahead(100) == 20

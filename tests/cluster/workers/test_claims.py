@@ -611,3 +611,60 @@ async def test_publishers_that_leave_while_they_wait_leave_no_claim(machine: Mac
     await eventually(lambda: not holders(machine.registry))
     await machine.publisher(members[1])
     assert holders(machine.registry) == {CAM: 2}
+
+
+# Pulls
+
+
+async def test_a_pull_gives_way_and_challenges_nobody(office: Office) -> None:
+    async def pull(serial: int, request: int) -> None:
+        await office.registry.claim(CAM, serial, request, None)
+
+    await pull(1, 1)
+    for serial in (1, 2):
+        with pytest.raises(RefusedError):
+            await pull(serial, 2)
+    # Whoever publishes it takes it over, and what the pull says when it ends is nothing to that.
+    asked: list[int] = []
+
+    async def challenge(holder: int) -> bool:
+        asked.append(holder)
+        return True
+
+    await office.registry.claim(CAM, 2, 7, challenge)
+    assert asked == [1] and holders(office.registry) == {CAM: 2}
+    office.registry.release(CAM, 1, 1, 5000)
+    assert holders(office.registry) == {CAM: 2}
+    with pytest.raises(RefusedError):
+        await pull(1, 3)
+    office.registry.release(CAM, 2, 7, 6000)
+    await pull(1, 4)
+    assert holders(office.registry) == {CAM: 1}
+
+
+async def test_a_client_that_claims_what_is_pulled_here_keeps_its_claim(bench: Bench) -> None:
+    pulling = asyncio.ensure_future(bench.claimant.claim_pull(CAM))
+    await turns(1)
+    assert bench.told == [messages.Claim(1, *CAM, True)]
+    bench.grant(1)
+    await pulling
+    client = await bench.ask()
+    bench.grant(2)
+    await client
+    bench.claimant.release_pull(CAM, 4000)
+    bench.claimant.release_pull(CAM, 4000)  # once
+    assert bench.said(messages.Released) == [messages.Released(1, *CAM, 4000)]
+    bench.claimant.release(CAM, 9000)
+    assert bench.said(messages.Released)[1:] == [messages.Released(2, *CAM, 9000)]
+
+
+async def test_a_pull_that_does_not_wait_claims_nothing(bench: Bench) -> None:
+    pulling = asyncio.ensure_future(bench.claimant.claim_pull(CAM))
+    await turns(1)
+    pulling.cancel()
+    await asyncio.wait((pulling,))
+    bench.grant(1)
+    await turns(2)
+    assert bench.said(messages.Released) == [messages.Released(1, *CAM, 0)]
+    bench.claimant.release_pull(CAM, 4000)
+    assert len(bench.said(messages.Released)) == 1

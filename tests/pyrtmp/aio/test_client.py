@@ -7,6 +7,7 @@ import pytest
 from pyrtmp import Client, Hooks, Message, RefusedError, Request, Server, StreamSettings, amf
 from pyrtmp.aio.client import RtmpUrl
 from pyrtmp.errors import LocalError
+from pyrtmp.kin import Kin
 from tests.pyrtmp.aio.net import Net, eventually, frame
 
 
@@ -120,3 +121,82 @@ async def test_connect_gives_up(net: Net) -> None:
         await Client.connect(f"rtmp://127.0.0.1:{port}/live/cam", timeout=0.2)
     listener.close()
     await listener.wait_closed()
+
+
+async def test_play_into_hands_on_whatever_comes(net: Net) -> None:
+    server = await net.server(node="origin", stream=StreamSettings(gop_seconds=600))
+    publisher = await net.publisher(server)
+    # So many at once that the client stops reading before anybody takes them.
+    sent = [frame(n, 10, key=n == 0) for n in range(2000)]
+    await publisher.write(*sent[:1500])
+    await eventually(lambda: server.hub.live()[0].messages_in == 1501)
+    got: list[Message] = []
+    async with await Client.connect(url(server), **Kin(node="edge", wait=False).entry()) as player:
+        started = await player.play_into(lambda events: got.extend(e for e in events if isinstance(e, Message)))
+        kin = Kin.read(started.info)
+        assert (kin.node, kin.hops, kin.lineage) == ("origin", ("origin",), server.hub.live()[0].lineage)
+        await publisher.write(*sent[1500:])
+        await eventually(lambda: len(got) == 2001)
+        assert [m.payload for m in got[1:]] == [m.payload for m in sent]
+
+
+async def test_play_into_tells_strangers_nothing(net: Net) -> None:
+    server = await net.server(node="origin")
+    await (await net.publisher(server)).write(frame(0, key=True))
+    async with await Client.connect(url(server)) as player:
+        assert "pyrtmp" not in (await player.play_into(lambda events: None)).info
+
+
+async def test_play_into_that_stopped_reading_before_it_began_reads_on(net: Net) -> None:
+    server = await net.server()
+    publisher = await net.publisher(server)
+    await publisher.write(frame(0, key=True))
+    got: list[Message] = []
+    async with await Client.connect(url(server)) as player:
+        # What one read of many small messages does.
+        player._holding = True
+        player._transport.pause_reading()
+        player._arrived.set()
+        asking = asyncio.ensure_future(
+            player.play_into(lambda events: got.extend(e for e in events if isinstance(e, Message)))
+        )
+        await asking
+        await publisher.write(frame(1))
+        await eventually(lambda: len(got) == 3)
+        assert not player._holding
+
+
+async def test_wait_closed_tells_why(net: Net) -> None:
+    server = await net.server()
+    publisher = await net.publisher(server)
+    await publisher.write(frame(0, key=True))
+    players = [await Client.connect(url(server)) for _ in range(2)]
+
+    def broken(events: object) -> None:
+        raise RefusedError("Test.Code", "not wanted")
+
+    await players[0].play_into(lambda events: None)
+    # What a sink raises while play_into itself hands on is its caller's, after that it ends the connection.
+    try:
+        await players[1].play_into(broken)
+    except RefusedError:
+        players[1].abort()
+    else:
+        await publisher.write(frame(1))
+        error = await asyncio.wait_for(players[1].wait_closed(), 5)
+        assert isinstance(error, RefusedError) and error.code == "Test.Code"
+    for client in list(server.clients.values()):
+        if client.role == "play":
+            client.kick()
+    assert isinstance(await asyncio.wait_for(players[0].wait_closed(), 5), ConnectionError)
+    for player in players:
+        await player.close()
+
+
+async def test_a_node_that_asks_several_is_answered_at_once(net: Net) -> None:
+    server = await net.server()
+    async with await Client.connect(url(server), **Kin(node="edge", wait=False).entry()) as player:
+        with pytest.raises(RefusedError) as caught:
+            await player.play_into(lambda events: None, timeout=1)
+    assert caught.value.code == "NetStream.Play.StreamNotFound"
+    assert not len(server.hub)

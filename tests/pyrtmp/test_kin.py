@@ -1,0 +1,77 @@
+"""``pyrtmp.kin``: what servers of one kind tell each other, read with care."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrtmp import amf
+from pyrtmp.kin import ENTRY, MAX_HOPS, STRANGER, Kin
+
+NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=80) | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(
+    st.builds(Kin, node=NAMES, hops=st.lists(NAMES, max_size=MAX_HOPS).map(tuple), lineage=NAMES, wait=st.booleans())
+)
+def test_what_is_said_is_read_also_over_the_wire(kin: Kin) -> None:
+    assert Kin.read(kin.entry()) == kin
+    (values,) = amf.decode0(amf.encode0({"app": "live", **kin.entry()}))
+    assert Kin.read(values) == kin
+
+
+@given(
+    st.dictionaries(st.sampled_from(["node", "hops", "lineage", "wait", "more"]), ANYTHING)
+    | ANYTHING
+)
+def test_nothing_that_is_said_does_harm(entry: Any) -> None:
+    kin = Kin.read({ENTRY: entry})
+    assert len(kin.hops) <= MAX_HOPS + 1
+    for name in (kin.node, kin.lineage, *kin.hops):
+        assert name.isascii() and len(name) <= 64 and not set(name) & set(" /\\\n\r\0\"'")
+    assert Kin.read(kin.entry()) == kin
+    kin.came_through("a")
+
+
+@pytest.mark.parametrize("values", [None, {}, {"other": {"node": "a"}}, {ENTRY: None}, {ENTRY: "a"}, {ENTRY: ["a"]}])
+def test_others_are_strangers(values: dict[str, Any] | None) -> None:
+    assert Kin.read(values) == STRANGER == Kin()
+    assert STRANGER.wait and not STRANGER.came_through("") and not STRANGER.came_through("a")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a\n", "\na", "x" * 65, "é", "a\0", "*", 5.0, True, None, ["a"]])
+def test_a_name_that_is_none_is_left_out(name: Any) -> None:
+    kin = Kin.read({ENTRY: {"node": name, "lineage": name, "hops": name}})
+    assert (kin.node, kin.lineage) == ("", "")
+    assert all(hop in ("a", "b") for hop in kin.hops)
+
+
+@pytest.mark.parametrize("wait, patient", [(False, False), (True, True), (0.0, True), (None, True), ("no", True)])
+def test_only_who_says_so_does_not_wait(wait: Any, patient: bool) -> None:
+    assert Kin.read({ENTRY: {"wait": wait}}).wait is patient
+
+
+def test_a_circle_is_seen() -> None:
+    kin = Kin.read({ENTRY: {"hops": "a  b c"}})
+    assert kin.hops == ("a", "b", "c")
+    assert kin.came_through("b")
+    assert not kin.came_through("d")
+    assert not kin.came_through("")  # a server without a name knows no circle
+
+
+def test_a_stream_goes_only_so_far() -> None:
+    hops = [f"{number}".rjust(64, "n") for number in range(MAX_HOPS + 3)]
+    assert not Kin.read({ENTRY: {"hops": " ".join(hops[: MAX_HOPS - 1])}}).came_through("me")
+    for length in (MAX_HOPS, MAX_HOPS + 1, MAX_HOPS + 3):
+        kin = Kin.read({ENTRY: {"hops": " ".join(hops[:length])}})
+        assert kin.came_through("me") and kin.hops == tuple(hops[: min(length, MAX_HOPS + 1)])
+    # However much is said, little is read.
+    assert len(Kin.read({ENTRY: {"hops": "a " * 10_000_000}}).hops) == MAX_HOPS + 1
