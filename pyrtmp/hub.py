@@ -15,7 +15,7 @@ from pyrtmp.wirelog import Storage, default_storage
 
 UNKNOWN: Final = Descent()
 
-RELAY_LINGER_SECONDS: Final = 5.0
+RELAY_LINGER_SECONDS: Final = 0.25
 """How long a stream of another process is relayed without viewers: they often come back at once."""
 
 
@@ -173,7 +173,6 @@ class Hub:
         for stream in self:
             if stream.state is State.LIVE:
                 stream.drop_idle_lanes()
-                self._end_idle_relay(stream, now)
             elif stream.state is State.GONE:
                 if now - stream.since >= self.settings.grace_seconds or not stream.wanted:
                     self._end(stream, now)
@@ -183,18 +182,21 @@ class Hub:
                 self._remove(stream)
             else:
                 self._look_elsewhere(stream)
+        self.end_idle_relays(now)
         for stream in self._ended:
             stream.drop_idle_lanes()
         self._ended = [stream for stream in self._ended if stream.lanes]
 
-    def _end_idle_relay(self, stream: Stream, now: float) -> None:
-        """Nobody here watches what another process holds: after a while it is forgotten here."""
-        if stream.relay is None or stream.wanted:
-            stream.idle_since = None
-        elif stream.idle_since is None:
-            stream.idle_since = now
-        elif now - stream.idle_since >= RELAY_LINGER_SECONDS:
-            self.unpublish(stream, stream.relay, now)
+    def end_idle_relays(self, now: float) -> None:
+        """Streams of other processes that nobody here watches any more are forgotten here, after a moment: so that
+        the other one, if it fetches the stream from elsewhere, need not much longer.  Several times a second."""
+        for stream in self:
+            if stream.relay is None or stream.wanted:
+                stream.idle_since = None
+            elif stream.idle_since is None:
+                stream.idle_since = now
+            elif now - stream.idle_since >= RELAY_LINGER_SECONDS:
+                self.unpublish(stream, stream.relay, now)
 
     def end(self, stream: Stream, now: float) -> None:
         """End a stream at once, publisher or not; ignored when it is over already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from time import monotonic
 
 from cluster.workers import messages
 from cluster.workers.hlslink import HlsLink
@@ -52,9 +53,11 @@ class Directory:
         return None if link is None else link.hls
 
     def tick(self) -> None:
-        """Several times a second: tell the others what they need for streams that move to them."""
+        """Several times a second: tell the others what they need for streams that move to them, and watch no more
+        than is wanted."""
         for link in self._links.values():
             link.hls.tell_numbers()
+        self._server.hub.end_idle_relays(monotonic())
 
     def holds(self, key: StreamKey) -> bool:
         """See ``pyrtmp.hub.Directory``."""

@@ -21,7 +21,7 @@ async def pulls(origin: RealNode) -> list[dict[str, Any]]:
 
 def settings_of_edge(origin: RealNode) -> tuple[str, ...]:
     origins = f'edge.origins=["127.0.0.1:{origin.ports["rtmp"]}"]'
-    return ("node.id=edge", "node.role=edge", origins, "edge.linger_seconds=1")
+    return ("node.id=edge", origins, "edge.linger_seconds=1")
 
 
 async def puller(edge: RealNode) -> int:

@@ -645,7 +645,7 @@ async def test_a_pull_gives_way_and_challenges_nobody(office: Office) -> None:
 async def test_a_client_that_claims_what_is_pulled_here_keeps_its_claim(bench: Bench) -> None:
     pulling = asyncio.ensure_future(bench.claimant.claim_pull(CAM))
     await turns(1)
-    assert bench.told == [messages.Claim(1, *CAM, True)]
+    assert bench.told == [messages.Claim(1, *CAM, pull=True)]
     bench.grant(1)
     await pulling
     client = await bench.ask()
