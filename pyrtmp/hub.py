@@ -43,9 +43,9 @@ class Directory(Protocol):
 class Source(Protocol):
     """Where streams come from that nobody publishes on this node."""
 
-    def want(self, stream: Stream) -> None:
+    def want(self, stream: Stream, query: str = "") -> None:
         """Somebody wants to play ``stream``, which has no publisher: fetch it while that is so.  May be called for
-        every such player."""
+        every such player; ``query`` is what the player added to the name."""
 
 
 class Hub:
@@ -144,8 +144,8 @@ class Hub:
         else:
             self._look_elsewhere(stream)
 
-    def open(self, key: StreamKey, now: float) -> Stream:
-        """The stream to play, made if nobody publishes it yet.
+    def open(self, key: StreamKey, now: float, query: str = "") -> Stream:
+        """The stream to play, made if nobody publishes it yet.  ``query``: see ``Source.want``.
 
         Raises ``RefusedError`` (``NetStream.Play.StreamNotFound``) when nobody does and too many wait already.
         """
@@ -161,12 +161,12 @@ class Hub:
         if sum(max(1, each.waiting) for each in self if not each.live) >= self.settings.max_waiting:
             raise RefusedError("NetStream.Play.StreamNotFound", f"{key} is not published.")
         stream = stream or self._new(key, now)
-        self._look_elsewhere(stream)
+        self._look_elsewhere(stream, query)
         return stream
 
-    def _look_elsewhere(self, stream: Stream) -> None:
+    def _look_elsewhere(self, stream: Stream, query: str = "") -> None:
         if self.source is not None:
-            protected(self._journal, stream.key, self.source.want, stream)
+            protected(self._journal, stream.key, self.source.want, stream, query)
 
     def tick(self, now: float) -> None:
         """Once a second: end what is over its grace time, forget what nobody wants."""

@@ -13,7 +13,6 @@ from pyrtmp.aio.client import Client
 from pyrtmp.errors import RefusedError
 from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
-from pyrtmp.names import StreamKey
 from pyrtmp.session.events import Event, StatusReceived, StreamSignalled
 from pyrtmp.settings import Limits
 
@@ -39,13 +38,13 @@ class CircleError(Exception):
 
 
 class Attempt:
-    """Plays ``key`` at ``upstream``.  What comes is held until ``feed`` says where to put it.
+    """Plays ``url`` at ``upstream``.  What comes is held until ``feed`` says where to put it.
 
     ``notice`` is called when the upstream ``doubts`` or the connection is ``over``.
     """
 
     def __init__(
-        self, upstream: Upstream, key: StreamKey, kin: Kin, limits: Limits, notice: Callable[[], None]
+        self, upstream: Upstream, url: str, kin: Kin, limits: Limits, notice: Callable[[], None]
     ) -> None:
         self.upstream = upstream
         self.kin = STRANGER
@@ -62,7 +61,7 @@ class Attempt:
         """When the newest message came."""
         self.time: int | None = None
         """Timestamp of the newest frame, as it came."""
-        self._key = key
+        self._url = url
         self._own = kin
         self._limits = limits
         self._notice = notice
@@ -132,7 +131,7 @@ class Attempt:
     async def _play(self) -> None:
         # Redirections (connect answered with another address) are not followed: only known addresses are dialled.
         client = self._client = await Client.connect(
-            self.upstream.url(self._key), timeout=CONNECT_SECONDS, limits=self._limits, **self._own.entry()
+            self._url, timeout=CONNECT_SECONDS, limits=self._limits, **self._own.entry()
         )
         started = await client.play_into(self._received, timeout=PLAY_SECONDS)
         self.kin = Kin.read(started.info)

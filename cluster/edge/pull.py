@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol
@@ -47,6 +48,9 @@ LONGEST_PAUSE: Final = 2.0
 BESIDE_SECONDS: Final = 2.0
 """How long the others have, once all are asked, to show that they have more than a doubtful upstream."""
 
+_QUERY: Final = re.compile(r"[!-~]{0,1024}")
+"""What is passed on: printable ASCII, as in a URL."""
+
 _WATCH_SECONDS: Final = 0.25
 
 _log = structlog.get_logger(__name__)
@@ -63,13 +67,17 @@ class Claims(Protocol):
 
 
 class Pull:
-    """The publisher of a stream that another node has.  ``on_end`` is called once, when it is over for good."""
+    """The publisher of a stream that another node has.  ``on_end`` is called once, when it is over for good.
+
+    ``query`` is what the player added to the name that the stream is fetched for, as a token; upstreams get it, too.
+    """
 
     def __init__(
         self,
         stream: Stream,
         server: Server,
         upstreams: Upstreams,
+        query: str = "",
         *,
         linger: Callable[[], float],
         claims: Claims | None,
@@ -85,6 +93,7 @@ class Pull:
         self._stream = stream
         self._server = server
         self._upstreams = upstreams
+        self._query = query if _QUERY.fullmatch(query) else ""
         self._linger = linger
         self._claims = claims
         self._on_end = on_end
@@ -231,7 +240,9 @@ class Pull:
                         _log.info("upstream_failed", stream=str(self.key), upstream=str(attempt.upstream),
                                   error=attempt.error)
                 if waiting and (now >= next_at or not attempts):
-                    attempt = Attempt(waiting.pop(0), self.key, kin, self._server.limits, self._event.set)
+                    upstream = waiting.pop(0)
+                    url = upstream.url(self.key, self._query)
+                    attempt = Attempt(upstream, url, kin, self._server.limits, self._event.set)
                     attempts.append(attempt)
                     attempt.start()
                     next_at = now + STAGGER_SECONDS

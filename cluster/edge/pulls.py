@@ -42,7 +42,7 @@ class Pulls:
     def __len__(self) -> int:
         return len(self._pulls)
 
-    def want(self, stream: Stream) -> None:
+    def want(self, stream: Stream, query: str = "") -> None:
         """See ``pyrtmp.hub.Source``."""
         pull = self._pulls.get(stream.key)
         if pull is not None:
@@ -50,7 +50,7 @@ class Pulls:
         elif not self._closed:
             self.started += 1
             self._pulls[stream.key] = Pull(
-                stream, self._server, self._upstreams,
+                stream, self._server, self._upstreams, query,
                 linger=self._linger, claims=self._claims, on_end=self._ended,
             )
 

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from time import monotonic
 from typing import Final, Literal, Protocol
+from urllib.parse import quote
 
 from pyrtmp.names import StreamKey
+
+_SAFE: Final = "!$%&'()*+,-./:;=?@_~"
+"""Of a query, what stays as it is; a # would end it."""
 
 FAILED_SECONDS: Final = 10.0
 """One that could not be reached is tried after all others for so long."""
@@ -23,10 +27,11 @@ class Upstream:
     node: str = ""
     """Its id, where that is known."""
 
-    def url(self, key: StreamKey) -> str:
+    def url(self, key: StreamKey, query: str = "") -> str:
         """Where to play the stream."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"rtmp://{host}:{self.port}/{key.app}/{key.name}"
+        more = f"?{quote(query, safe=_SAFE)}" if query else ""
+        return f"rtmp://{host}:{self.port}/{key.app}/{key.name}{more}"
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

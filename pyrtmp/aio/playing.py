@@ -90,7 +90,7 @@ class Playing:
                 raise RefusedError("NetStream.Play.StreamNotFound", f"There is no recording of {event.name}.")
             if not connection.kin.wait and hub.source is None and not hub.is_live(key):
                 raise RefusedError("NetStream.Play.StreamNotFound", f"{event.name} is not published.")
-            stream = hub.open(key, now)
+            stream = hub.open(key, now, request.query)
         except RefusedError as error:
             connection.session.refuse_play(event.msid, error.code, str(error))
             connection.refused("play", event.name, error)

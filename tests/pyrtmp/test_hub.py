@@ -563,7 +563,7 @@ class FakeSource:
     def __init__(self) -> None:
         self.wanted: list[Stream] = []
 
-    def want(self, stream: Stream) -> None:
+    def want(self, stream: Stream, query: str = "") -> None:
         self.wanted.append(stream)
 
 

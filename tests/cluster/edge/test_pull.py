@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from cluster.edge import attempt
 from pyrtmp import StreamSettings
+from pyrtmp.aio.client import RtmpUrl
 from tests.cluster.edge.nodes import (
     CAM,
     GOP,
@@ -259,4 +260,32 @@ async def test_names_with_a_query_are_the_same_stream(nodes: Nodes, monkeypatch:
     for query in ("?token=a/b", "?url=rtmp://127.0.0.1:1/live/x", "?#@evil:99/x/y", "?%2e%2e", ""):
         player = await nodes.player(edge.server, f"cam{query}")
         await player.until(player.numbers)
-    assert dialled == [address(origin).url(CAM)]
+    assert dialled == [address(origin).url(CAM) + "?token=a/b"]  # the first viewer's, and nobody else's
+
+
+async def test_no_query_leads_anywhere_else(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    dialled = []
+    connect = attempt.Client.connect
+
+    async def recorded(url: str, **options: Any) -> Any:
+        dialled.append(RtmpUrl.parse(url))
+        return await connect(url, **options)
+
+    origin = await nodes.origin()
+    edge = await nodes.edge(origin, linger=0.0)
+    source = await nodes.source(origin)
+    await source.pictures(1)
+    monkeypatch.setattr(attempt.Client, "connect", recorded)
+    queries = ("?url=rtmp://127.0.0.1:1/live/x", "?#@evil:99/x/y", "?%2e%2e", "?a b\r\nc", "?" + "x" * 3000)
+    for number, query in enumerate(queries, 1):
+        player = await nodes.player(edge.server, f"cam{query}")
+        await player.until(player.numbers)
+        player.sock.close()
+        await eventually(lambda: not len(edge.pulls))
+        assert len(dialled) == number
+    assert {(url.host, url.port, url.app, url.name.partition("?")[0]) for url in dialled} == {
+        (address(origin).host, address(origin).port, "live", "cam")
+    }
+    assert [url.name.partition("?")[2] for url in dialled] == [
+        "url=rtmp://127.0.0.1:1/live/x", "%23@evil:99/x/y", "%2e%2e", "", ""
+    ]
