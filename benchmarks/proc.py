@@ -128,3 +128,15 @@ def _memfds(pid: int) -> Iterator[tuple[int, int]]:
                 if os.readlink(path).startswith("/memfd:"):
                     status = os.stat(path)
                     yield status.st_ino, status.st_blocks * 512
+
+
+def remote_ports(pids: Iterable[int]) -> set[int]:
+    """Ports that these processes have TCP connections to (IPv4)."""
+    sockets: set[str] = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                sockets.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
+    established = "01"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(line[2].partition(":")[2], 16) for line in lines if line[3] == established and line[9] in sockets}
