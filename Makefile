@@ -22,7 +22,7 @@ TEST_PACKAGES := tests/e2e/packages.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup run test lint unit e2e bench fuzz reference lock python-packages
+.PHONY: help setup run cluster test lint unit e2e bench fuzz reference lock python-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ setup: $(RUNTIME) ## install what the server needs: Python and the locked packag
 
 run: $(RUNTIME) ## set up and run one node with a moving test picture (live/demo)
 	@exec $(BIN)/pyrtmp serve --demo $(ARGS)
+
+cluster: $(RUNTIME) ## run the cluster of config/ on this machine: haproxy, two masters, two slaves, two edges, nginx
+	$(call debian,haproxy nginx)
+	@exec $(BIN)/python -m config.cluster $(ARGS)
 
 test: lint unit e2e ## set up and run every check and every test
 

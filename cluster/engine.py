@@ -70,6 +70,7 @@ class Engine:
             journal=structlog.get_logger("rtmp"),
             max_connections=limits.max_connections,
             max_connections_per_address=limits.max_connections_per_address,
+            proxy_from=config.rtmp.proxy_from,
             node=config.node.id,
         )
         self.pulls: Pulls | None = None
@@ -141,6 +142,7 @@ class Engine:
             self.server,
             hls=self.config.hls,
             cors_origins=self.config.http.cors_origins,
+            trust_forwarded_from=self.config.http.trust_forwarded_from,
             streams=self._streams or self.facts.page,
             rtmp_port=self.rtmp_port,
             version=VERSION,
@@ -220,9 +222,14 @@ class Engine:
             timeouts=config.timeouts,
             max_connections=limits.max_connections,
             max_connections_per_address=limits.max_connections_per_address,
+            proxy_from=config.rtmp.proxy_from,
         )
         if self._site is not None:
-            self._site.configure(hls=config.hls, cors_origins=config.http.cors_origins)
+            self._site.configure(
+                hls=config.hls,
+                cors_origins=config.http.cors_origins,
+                trust_forwarded_from=config.http.trust_forwarded_from,
+            )
         self.forwarder.configure([parse_target(each) for each in config.forward.to])
         self.config = config
 

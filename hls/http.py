@@ -38,6 +38,7 @@ from pyrtmp.aio.sockets import set_keepalive
 from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Request
 from pyrtmp.names import StreamKey, make_key, problem
+from pyrtmp.networks import Networks, forwarded_for
 from pyrtmp.stream import Stream
 
 CONTENT_SECURITY_POLICY: Final = (
@@ -73,7 +74,8 @@ class ViewerSite:
     """Serves viewers of the streams in ``server.hub``.
 
     ``streams`` gives what the page lists, as plain data for JSON, at once or awaited.  ``header_seconds`` is the
-    deadline for a connection's first request head.  ``feeds``: where other workers' HLS is found.
+    deadline for a connection's first request head.  ``feeds``: where other workers' HLS is found.  Proxies at
+    ``trust_forwarded_from``, addresses or networks, are believed for whom they ask (X-Forwarded-For).
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class ViewerSite:
         *,
         hls: HlsSettings | None = None,
         cors_origins: Collection[str] = ("*",),
+        trust_forwarded_from: Collection[str] = (),
         streams: Streams = list,
         rtmp_port: int = 1935,
         version: str = "",
@@ -94,6 +97,7 @@ class ViewerSite:
         self.hls = HlsService(server.hub, settings, self._executor, feeds=feeds, fetch=self._fetch)
         self.audience = Audience(_watching_seconds(settings))
         self._origins = frozenset(cors_origins)
+        self._proxies = Networks(trust_forwarded_from)
         self._streams = streams
         self._rtmp_port = rtmp_port
         self._version = version
@@ -105,9 +109,12 @@ class ViewerSite:
         self._accepting: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
-    def configure(self, *, cors_origins: Collection[str], hls: HlsSettings) -> None:
-        """Use other settings: the origins for every answer, ``hls`` for streams packaged from now on."""
+    def configure(
+        self, *, cors_origins: Collection[str], trust_forwarded_from: Collection[str], hls: HlsSettings
+    ) -> None:
+        """Use other settings: for every request, ``hls`` for streams packaged from now on."""
         self._origins = frozenset(cors_origins)
+        self._proxies = Networks(trust_forwarded_from)
         self.hls.configure(hls)
         self.audience.seconds = _watching_seconds(hls)
 
@@ -262,9 +269,16 @@ class ViewerSite:
 
     def _asked(self, request: web.BaseRequest, key: StreamKey, protocol: str) -> Request:
         return Request(
-            self._server.new_id(), request.remote or "unix", protocol, key.app, key, request.rel_url.raw_query_string,
+            self._server.new_id(), self._address(request), protocol, key.app, key, request.rel_url.raw_query_string,
             dict(request.headers),
         )
+
+    def _address(self, request: web.BaseRequest) -> str:
+        """Whose request it is."""
+        peer = request.remote or "unix"
+        if not self._proxies:
+            return peer
+        return forwarded_for(peer, ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ())), self._proxies)
 
     async def _allow(self, asked: Request) -> None:
         """Ask the hook.  Raises ``_Refused``."""
@@ -369,7 +383,7 @@ class ViewerSite:
         fields = self._fields(request, reply.content_type, reply.cache_control, etag=reply.etag)
         answer = _validated(request, fields, reply.body, reply.etag)
         server = self._server
-        address = request.remote or "unix"
+        address = self._address(request)
         agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
         if self.audience.saw(key, address, agent, answer.length):
             server.counters.plays["hls"] += 1

@@ -7,6 +7,7 @@
   * ``PeerError``: the other side broke the protocol or a limit.  Ends that one connection.  Carries the answer
     the peer should get (an ``onStatus`` / ``_error`` code) where the protocol has one.
 
+    * ``ProxyError``: a trusted balancer's connection does not begin as the PROXY protocol has it.
     * ``HandshakeError``: the bytes are not an RTMP handshake.
     * ``ChunkError``: the chunk stream cannot be read on.
     * ``AmfError``: a command or data message does not decode.
@@ -45,6 +46,13 @@ class PeerError(RtmpError):
             self.code = code
         if reason is not None:
             self.reason = reason
+
+
+class ProxyError(PeerError):
+    """No header of the PROXY protocol where there has to be one."""
+
+    reason = "proxy"
+    code = ""
 
 
 class HandshakeError(PeerError):

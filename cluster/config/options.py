@@ -81,6 +81,8 @@ class Option:
             return ", ".join(f"`{toml(choice)}`" for choice in typing.get_args(hint))
         if self.name in ("edge.origins",):
             return "list of host:port"
+        if self.name in ("rtmp.proxy_from", "http.trust_forwarded_from"):
+            return "list of addresses or networks"
         if self._is_list:
             return "list of text"
         return {Address: "host:port", bool: "true, false"}.get(hint, "text")

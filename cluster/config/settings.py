@@ -22,6 +22,7 @@ from cluster.forward.target import parse_target
 from cluster.registry.urls import check_prefix
 from cluster.registry.urls import parse as parse_registry
 from hls.settings import HlsSettings
+from pyrtmp.networks import parse_network
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
 
 MAX_WORKERS: Final = 256
@@ -116,6 +117,11 @@ def _registry(url: SecretStr) -> SecretStr:
     return url
 
 
+def _network(text: str) -> str:
+    parse_network(text)
+    return text
+
+
 def _target(text: str) -> str:
     parse_target(text)
     return text
@@ -135,6 +141,7 @@ Origins = Annotated[
 Targets = Annotated[
     tuple[Annotated[str, AfterValidator(_target)], ...], BeforeValidator(_list)
 ]
+NetworkList = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_list)]
 TextList = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_list)]
 
 
@@ -170,6 +177,10 @@ class RtmpSettings:
     listen: Listen = Address("0.0.0.0", 1935)
     """Address and TCP port; an IPv6 address stands in brackets: [::]:1935."""
 
+    proxy_from: NetworkList = ()
+    """Addresses or networks of balancers that speak the PROXY protocol (version 1 or 2; haproxy: send-proxy-v2).  Every
+    connection from there begins with its header, which says whose it is; from elsewhere none may."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
@@ -180,6 +191,9 @@ class HttpSettings:
 
     cors_origins: TextList = ("*",)
     """Web origins (https://example.org) whose pages may play the streams; "*" is all, [] none but this server's own."""
+
+    trust_forwarded_from: NetworkList = ()
+    """Addresses or networks of proxies that are believed for whom they ask (X-Forwarded-For)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +268,8 @@ class LimitSettings(Limits):
     """Most connections at once, RTMP and HTTP together; any more are closed when they are accepted."""
 
     max_connections_per_address: int = 0
-    """Most connections at once from one address; 0 is no cap (behind a balancer all viewers may share one)."""
+    """Most connections at once from one address; 0 is no cap.  Behind a balancer all clients share one, unless
+    rtmp.proxy_from and http.trust_forwarded_from name it; then each worker process counts for itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

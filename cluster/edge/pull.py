@@ -51,6 +51,12 @@ BESIDE_SECONDS: Final = 2.0
 _QUERY: Final = re.compile(r"[!-~]{0,1024}")
 """What is passed on: printable ASCII, as in a URL."""
 
+LOST_PAUSE: Final = 0.4
+"""The same for a stream that viewers had, whose publisher may come back any time, to another origin."""
+
+MAX_SEARCHES: Final = 100
+"""Searches for lost streams in a second; with more of them to look for pauses get longer."""
+
 _WATCH_SECONDS: Final = 0.25
 
 _log = structlog.get_logger(__name__)
@@ -64,6 +70,18 @@ class Claims(Protocol):
 
     def release_pull(self, key: StreamKey, time: int) -> None:
         """It is not pulled here any more."""
+
+
+class Searches:
+    """How soon a process looks again for streams that were lost: it may be one, or all of them."""
+
+    def __init__(self) -> None:
+        self.lost: set[StreamKey] = set()
+
+    @property
+    def pause(self) -> float:
+        """Most seconds between two searches for one of them."""
+        return min(max(LOST_PAUSE, len(self.lost) / MAX_SEARCHES), LONGEST_PAUSE)
 
 
 class Pull:
@@ -81,6 +99,7 @@ class Pull:
         *,
         linger: Callable[[], float],
         claims: Claims | None,
+        searches: Searches,
         on_end: Callable[[Pull], None],
     ) -> None:
         self.id = f"pull-{server.new_id()}"
@@ -96,6 +115,7 @@ class Pull:
         self._query = query if _QUERY.fullmatch(query) else ""
         self._linger = linger
         self._claims = claims
+        self._searches = searches
         self._on_end = on_end
         self._event = asyncio.Event()
         """Something happened that the task should look at."""
@@ -105,6 +125,8 @@ class Pull:
         self._unwanted_since: float | None = None
         self._began = False
         """This pull is the stream's publisher."""
+        self._lost_at: float | None = None
+        """Since when viewers get nothing."""
         self._told = False
         """That nobody has the stream."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -150,8 +172,10 @@ class Pull:
             pause = FIRST_PAUSE
             while self._wanted():
                 if await self._seek(None):
+                    self._found()
                     pause = FIRST_PAUSE
                     await self._feed()
+                    self._lose()
                     continue
                 self._leave()
                 if not self._told:
@@ -159,12 +183,13 @@ class Pull:
                     _log.info("not_found", stream=str(self.key), upstreams=len(self._upstreams.origins))
                 if not await self._pause(pause * random.uniform(0.8, 1.2)):
                     return
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, self._longest_pause())
         except RefusedError as error:
             _log.info("pull_refused", stream=str(self.key), why=str(error))
         finally:
             # In this order: who hears that the claim is free finds no publisher here.
             current, self._current = self._current, None
+            self._found()
             self._leave()
             if claimed and self._claims is not None:
                 self._claims.release_pull(self.key, self._stream.time)
@@ -198,6 +223,23 @@ class Pull:
         except TimeoutError:
             pass
         self._event.clear()
+
+    def _lose(self) -> None:
+        """Viewers get nothing from now on, if they still did."""
+        if self._lost_at is None:
+            self._lost_at = monotonic()
+            self._searches.lost.add(self.key)
+
+    def _found(self) -> None:
+        self._lost_at = None
+        self._searches.lost.discard(self.key)
+
+    def _longest_pause(self) -> float:
+        """Viewers stay for the grace time; whoever comes later has not seen anything and has more patience."""
+        if self._lost_at is None or monotonic() - self._lost_at > self._server.hub.settings.grace_seconds:
+            self._searches.lost.discard(self.key)
+            return LONGEST_PAUSE
+        return self._searches.pause
 
     def _wanted(self) -> bool:
         """Whether somebody watched within the linger time.  A stream that somebody else publishes is not pulled."""
@@ -235,8 +277,7 @@ class Pull:
                 now = monotonic()
                 for attempt in [attempt for attempt in attempts if attempt.over]:
                     attempts.remove(attempt)
-                    if not attempt.refused:
-                        self._upstreams.failed(attempt.upstream)
+                    if not attempt.refused and self._upstreams.failed(attempt.upstream):
                         _log.info("upstream_failed", stream=str(self.key), upstream=str(attempt.upstream),
                                   error=attempt.error)
                 if waiting and (now >= next_at or not attempts):
@@ -328,14 +369,16 @@ class Pull:
                     self._upstreams.failed(current.upstream)
                 return
             if not self._doubtful(current):
+                self._found()
                 pause = 0.0
             elif monotonic() >= doubted + pause or self._hint:
                 self._hint = False
+                self._lose()
                 if await self._seek(current):
                     _log.info("upstream_left", stream=str(self.key), upstream=str(current.upstream),
                               reason="asked" if current.leaving else "silent")
                 doubted = monotonic()
-                pause = min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE
+                pause = min(2 * pause, self._longest_pause()) or FIRST_PAUSE
                 continue
             await self._wait(_WATCH_SECONDS)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.edge.pull import Claims, Pull
+from cluster.edge.pull import Claims, Pull, Searches
 from cluster.edge.upstreams import Upstreams
 from pyrtmp.aio.server import Server
 from pyrtmp.names import StreamKey
@@ -35,6 +35,7 @@ class Pulls:
         self._linger = linger
         self._claims = claims
         self._pulls: dict[StreamKey, Pull] = {}
+        self._searches = Searches()
         self._closed = False
         self.started = 0
         """Pulls so far."""
@@ -51,7 +52,7 @@ class Pulls:
             self.started += 1
             self._pulls[stream.key] = Pull(
                 stream, self._server, self._upstreams, query,
-                linger=self._linger, claims=self._claims, on_end=self._ended,
+                linger=self._linger, claims=self._claims, searches=self._searches, on_end=self._ended,
             )
 
     def look(self, key: StreamKey) -> None:

@@ -72,9 +72,12 @@ class Upstreams:
         self._failed = {each: until for each, until in self._failed.items() if until > now}
         return sorted(found, key=lambda each: each in self._failed)
 
-    def failed(self, upstream: Upstream) -> None:
-        """It could not be reached, or hung."""
-        self._failed[upstream] = monotonic() + FAILED_SECONDS
+    def failed(self, upstream: Upstream) -> bool:
+        """It could not be reached, or hung; whether that is news."""
+        now = monotonic()
+        known = self._failed.get(upstream, 0.0) > now
+        self._failed[upstream] = now + FAILED_SECONDS
+        return not known
 
     def worked(self, upstream: Upstream) -> None:
         """It sends."""

@@ -29,6 +29,7 @@ from pyrtmp.counters import Counters
 from pyrtmp.errors import RefusedError
 from pyrtmp.kin import Descent
 from pyrtmp.names import StreamKey
+from pyrtmp.networks import Networks
 
 _TICK_SECONDS: Final = 1.0
 
@@ -50,6 +51,7 @@ class Supervisor(Lifecycle):
             self._crew, self._counters, ready=self.ready, reload=self.reload, restart=self.restart_workers
         )
         self._ticking: asyncio.TimerHandle | None = None
+        self._proxies = _proxies(config)
         self._exhausted = False
         """Out of descriptors, which has been told."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,6 +129,7 @@ class Supervisor(Lifecycle):
     def _configure(self, config: Config) -> None:
         self._registry.grace = config.stream.grace_seconds
         self._crew.config = config
+        self._proxies = _proxies(config)
         for process in self._crew:
             process.tell(messages.Configure(config))
 
@@ -152,19 +155,19 @@ class Supervisor(Lifecycle):
             self._journal.warning("refused", address=address, what="connection")
             sock.close()
             return
-        process = self._choose(working, address)
+        process = self._choose(working, None if address in self._proxies[protocol] else address)
         if process is None:
             self._counters.refused["no_worker"] += 1
             sock.close()
             return
         process.pass_connection(protocol, sock, address)
 
-    def _choose(self, working: list[Process], address: str) -> Process | None:
-        """The worker for a connection from ``address``."""
+    def _choose(self, working: list[Process], address: str | None) -> Process | None:
+        """The worker for a connection from ``address``; None: only a proxy's is known."""
         ready = [process for process in working if process.phase is Phase.READY]
         answering = [process for process in ready if process.answers]
         limits, workers = self._config.limits, self._config.node.workers
-        if limits.max_connections_per_address:
+        if limits.max_connections_per_address and address is not None:
             # Workers count for themselves: all connections of one address go to the same one.
             slot = zlib.crc32(address.encode()) % workers
             answering = [process for process in answering if process.slot == slot] or answering
@@ -348,6 +351,11 @@ class Supervisor(Lifecycle):
         self._ticking = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._tick)
         self._registry.tick()
         self._do(self._machine.poll())
+
+
+def _proxies(config: Config) -> dict[str, Networks]:
+    """Those that connect for others, by protocol."""
+    return {"rtmp": Networks(config.rtmp.proxy_from), "http": Networks(config.http.trust_forwarded_from)}
 
 
 async def _bind(setting: str, address: Address) -> list[socket.socket]:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from pyrtmp import proxy
 from pyrtmp.aio.playing import Playing
 from pyrtmp.aio.publishing import Publishing
 from pyrtmp.aio.sockets import GATHERED_BYTES, acknowledge_at_once, report_from, set_keepalive
@@ -65,6 +66,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_connected",
+        "_header",
         "_held",
         "_since",
         "_task",
@@ -86,7 +88,7 @@ class Connection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, server: Server, id: str, address: str) -> None:
+    def __init__(self, server: Server, id: str, address: str, *, proxied: bool = False) -> None:
         self.server = server
         self.session = ServerSession(server.limits)
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
@@ -105,6 +107,8 @@ class Connection(asyncio.Protocol):
         self.query = ""
         self.since = self._since = monotonic()
         self._connected = False
+        self._header: bytearray | None = bytearray() if proxied else None
+        """Of the PROXY protocol, as far as it came; ``address`` is the balancer's until it is there."""
         self._held = False
         self._task: asyncio.Task[None] | None = None
         self._unsent = 0
@@ -126,6 +130,10 @@ class Connection(asyncio.Protocol):
             return
         session = self.session
         try:
+            if self._header is not None:
+                data = self._skip_header(self._header, data)
+                if not data:
+                    return
             if session.state is Phase.HANDSHAKE:
                 acknowledge_at_once(self.transport.get_extra_info("socket"))
             events = session.receive(data)
@@ -138,6 +146,20 @@ class Connection(asyncio.Protocol):
                 asyncio.get_running_loop().call_soon(self._read_on)
         except Exception as error:
             self._fail(error)
+
+    def _skip_header(self, header: bytearray, data: bytes) -> bytes:
+        """Take the balancer's word for who the client is; what of ``data`` is the client's."""
+        before = len(header)
+        header += data[: proxy.MAX_BINARY - before]
+        found = proxy.parse(header)
+        if found is None:
+            return b""
+        self._header = None
+        address, length = found
+        if address and not self.server.readdress(self, address):
+            self.abort()
+            return b""
+        return data[length - before :]
 
     def _read_on(self) -> None:
         if not self.closing and not self._held:

@@ -7,7 +7,7 @@ import secrets
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Final, Protocol
 
@@ -20,6 +20,7 @@ from pyrtmp.hooks import Hooks
 from pyrtmp.hub import Hub
 from pyrtmp.journal import Journal, LoggingJournal
 from pyrtmp.names import StreamKey
+from pyrtmp.networks import Networks
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
 
 _CLOSE_SECONDS: Final = 1.0
@@ -69,7 +70,9 @@ class Server:
     may be called from another thread.
 
     ``max_connections`` and ``max_connections_per_address`` (0: no limit) count RTMP connections and HTTP viewers.
-    Deadlines are looked at every ``tick`` seconds, so a peer may overstay one by as much.
+    Connections from ``proxy_from``, addresses or networks of balancers, begin with a header of the PROXY protocol,
+    which says whose they are; not those with TLS.  Deadlines are looked at every ``tick`` seconds, so a peer may
+    overstay one by as much.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Server:
         journal: Journal | None = None,
         max_connections: int = 10000,
         max_connections_per_address: int = 0,
+        proxy_from: Collection[str] = (),
         tick: float = 1.0,
         node: str = "",
     ) -> None:
@@ -102,6 +106,7 @@ class Server:
         self.started = monotonic()
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
+        self._proxies = Networks(proxy_from)
         self._per_address: Counter[str] = Counter()
         self._listeners: list[Listener] = []
         self._accepting: set[asyncio.Task[None]] = set()
@@ -118,6 +123,7 @@ class Server:
         timeouts: Timeouts,
         max_connections: int,
         max_connections_per_address: int,
+        proxy_from: Collection[str],
     ) -> None:
         """Use other settings: for streams that begin and connections that come from now on; timeouts and egress for
         all."""
@@ -127,6 +133,7 @@ class Server:
         self.timeouts = timeouts
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
+        self._proxies = Networks(proxy_from)
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         """Listen on ``host``:``port`` (0: any free one, see ``addresses``).  Raises ``OSError``."""
@@ -181,15 +188,28 @@ class Server:
         """An id for a connection, unique while it lives."""
         return secrets.token_hex(5)
 
-    def may_accept(self, address: str) -> bool:
-        """Whether one more connection, RTMP or HTTP viewer, is within the limits."""
+    def may_accept(self, address: str | None) -> bool:
+        """Whether one more connection, RTMP or HTTP viewer, is within the limits.  None: whose it is will be told."""
         if len(self.clients) >= self._max_connections:
             self.counters.refused["connections"] += 1
             return False
+        return not self._closing and (address is None or self._may_come_from(address))
+
+    def _may_come_from(self, address: str) -> bool:
         if self._max_per_address and self._per_address[address] >= self._max_per_address:
             self.counters.refused["connections_per_address"] += 1
             return False
-        return not self._closing
+        return True
+
+    def readdress(self, client: Connection, address: str) -> bool:
+        """A client's own address, told by a balancer; whether one more connection from there is within the limits."""
+        if not self._may_come_from(address):
+            self.journal.warning("refused", conn=client.id, address=address, what="connection")
+            return False
+        self._forget_address(client.address)
+        client.address = address
+        self._per_address[address] += 1
+        return True
 
     def add_client(self, client: Client) -> None:
         """Count a connection among the clients."""
@@ -199,16 +219,20 @@ class Server:
     def remove_client(self, client: Client) -> None:
         """Its connection is gone."""
         if self.clients.pop(client.id, None) is not None:
-            self._per_address[client.address] -= 1
-            if not self._per_address[client.address]:
-                del self._per_address[client.address]
+            self._forget_address(client.address)
+
+    def _forget_address(self, address: str) -> None:
+        self._per_address[address] -= 1
+        if not self._per_address[address]:
+            del self._per_address[address]
 
     # Connections
 
     def accept(self, sock: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
         """Serve a client's socket, which the server owns from here on."""
-        connection = Connection(self, self.new_id(), address)
-        if not self.may_accept(address):
+        proxied = tls is None and bool(self._proxies) and address in self._proxies
+        connection = Connection(self, self.new_id(), address, proxied=proxied)
+        if not self.may_accept(None if proxied else address):
             self.journal.warning("refused", conn=connection.id, address=address, what="connection")
             sock.close()
             return

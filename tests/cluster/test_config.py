@@ -286,6 +286,16 @@ def test_a_mistake_behind_a_stronger_source_is_named_too(tmp_path: Path) -> None
         ("[http]\ncors_origins = '*'", "http.cors_origins", 'should be a list, not "*"'),
         ("[rtmp]\nlisten = 1935", "rtmp.listen", 'should be text such as "0.0.0.0:1935" or "[::]:1935", not 1935'),
         ("[node]\nid = ''", "node.id", 'should be 1 to 64 letters, digits, dots, underscores and hyphens, not ""'),
+        ("[rtmp]\nproxy_from = '10.0.0.1'", "rtmp.proxy_from", 'should be a list, not "10.0.0.1"'),
+        (
+            "[rtmp]\nproxy_from = ['10.0.0.1', '10.0.0.1/8']", "rtmp.proxy_from",
+            'should be an address or a network, such as 10.0.0.1 or 10.0.0.0/8, not "10.0.0.1/8": bits behind the '
+            "prefix are set",
+        ),
+        (
+            "[http]\ntrust_forwarded_from = ['nginx']", "http.trust_forwarded_from",
+            'should be an address or a network, such as 10.0.0.1 or 10.0.0.0/8, not "nginx"',
+        ),
         ("[egress]\nshare = 0", "egress.share", "should be greater than or equal to 0.001, not 0"),
         ("rtmp = 5", "rtmp", "should be a section, [rtmp], not 5"),
         ("[[rtmp]]\nlisten = 5", "rtmp", 'should be a section, [rtmp], not [{"listen": 5}]'),
@@ -475,11 +485,11 @@ def test_what_follows_at_once_and_what_waits() -> None:
 def test_every_option_either_waits_or_follows() -> None:
     sections = {name.partition(".")[0] for name in options() if name not in RESTART}
     assert sections == {
-        "node", "http", "api", "edge", "forward", "egress", "limits", "timeouts", "stream", "hls", "log"
+        "node", "rtmp", "http", "api", "edge", "forward", "egress", "limits", "timeouts", "stream", "hls", "log"
     }
     assert set(options()) >= RESTART
     assert {name for name in options() if name.startswith(("node.", "rtmp.")) and name not in RESTART} == {
-        "node.drain_seconds"
+        "node.drain_seconds", "rtmp.proxy_from"
     }
 
 

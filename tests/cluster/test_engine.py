@@ -104,6 +104,7 @@ async def test_other_settings(engine: Engine) -> None:
         [
             *HERE, "egress.min_delay_ms=200", "timeouts.write_stall=3", "limits.max_name_bytes=20",
             "limits.max_connections=1", "stream.play_wait_seconds=2", "http.cors_origins=https://a.org",
+            "http.trust_forwarded_from=192.0.2.1", "rtmp.proxy_from=192.0.2.0/24",
         ],
         {},
     )  # fmt: skip

@@ -252,7 +252,10 @@ async def test_cors_on_flv(make_bench: Any, kit: Any) -> None:
 async def test_settings_change_while_it_runs(make_bench: Any, make_feed: Any) -> None:
     bench = await make_bench()
     assert (await bench.get("/")).headers["access-control-allow-origin"] == "*"
-    bench.site.configure(cors_origins=["https://a.example"], hls=HlsSettings(fragment=4, max_fragment=40, window=60))
+    bench.site.configure(
+        cors_origins=["https://a.example"], trust_forwarded_from=[],
+        hls=HlsSettings(fragment=4, max_fragment=40, window=60),
+    )
     assert bench.site.audience.seconds == 120
     answer = await bench.get("/", headers="Origin: https://a.example\r\n")
     assert answer.headers["access-control-allow-origin"] == "https://a.example" and answer.headers["vary"] == "Origin"
@@ -260,7 +263,7 @@ async def test_settings_change_while_it_runs(make_bench: Any, make_feed: Any) ->
     answer = await first_playlist(bench, make_feed("libx264", "aac", seconds=8, gop=1))
     assert answer.headers["cache-control"] == "public, max-age=2" and b"#EXTINF:4.0" in answer.body
     await bench.publishing.close()
-    bench.site.configure(cors_origins=[], hls=HlsSettings())
+    bench.site.configure(cors_origins=[], trust_forwarded_from=[], hls=HlsSettings())
     assert not {"access-control-allow-origin", "vary"} & (await bench.get("/")).headers.keys()
 
 
@@ -572,3 +575,46 @@ async def test_closing_with_viewers_and_waiting_requests(bench: Any, kit: Any) -
                 # What there was of live/cam may have become a last segment, or come too late for that.
                 assert status in (200, 404, 503)
             assert await idle.read() == b""
+
+
+# Behind a proxy
+
+
+async def test_a_proxy_says_for_whom_it_asks(make_bench: Any, kit: Any) -> None:
+    asked: list[str] = []
+    hooks = Hooks(on_play=lambda request: asked.append(request.address))
+    bench = await make_bench(
+        server={"hooks": hooks, "max_connections_per_address": 2},
+        site={"trust_forwarded_from": ("127.0.0.1",)},
+    )
+    publishing = await bench.publisher()
+    await bench.send(publishing, kit.messages(0, 20))
+    await bench.arrived("live/cam", 20)
+    for headers in ("X-Forwarded-For: 198.51.100.1, 192.0.2.7\r\n",
+                    "X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 192.0.2.7, 127.0.0.1\r\n"):
+        reader, _ = await bench.ask("/live/cam.flv", headers=headers)
+        assert (await kit.read_head(reader))[0] == 200
+    third, _ = await bench.ask("/live/cam.flv", headers=headers)
+    assert (await kit.read_head(third))[0] == 503
+    other, _ = await bench.ask("/live/cam.flv", headers="X-Forwarded-For: 2001:db8::7\r\n")
+    assert (await kit.read_head(other))[0] == 200
+    viewers = [client.address for client in bench.server.clients.values() if client.protocol == "flv"]
+    assert viewers == ["192.0.2.7", "192.0.2.7", "2001:db8::7"]
+    assert asked == ["192.0.2.7", "192.0.2.7", "192.0.2.7", "2001:db8::7"]
+    await bench.get("/live/cam/1.ts", headers="X-Forwarded-For: 192.0.2.9\r\n")
+    assert asked[-1] == "192.0.2.9"
+    bench.site.configure(cors_origins=("*",), trust_forwarded_from=(), hls=HlsSettings())
+    await bench.get("/live/cam/1.ts", headers="X-Forwarded-For: 192.0.2.9\r\n")
+    assert asked[-1] == "127.0.0.1"
+    await publishing.close()
+
+
+async def test_nobody_else_is_believed(make_bench: Any, kit: Any) -> None:
+    bench = await make_bench(site={"trust_forwarded_from": ("192.0.2.0/24",)})
+    publishing = await bench.publisher()
+    await bench.send(publishing, kit.messages(0, 20))
+    await bench.arrived("live/cam", 20)
+    reader, _ = await bench.ask("/live/cam.flv", headers="X-Forwarded-For: 192.0.2.7\r\n")
+    assert (await kit.read_head(reader))[0] == 200
+    assert {client.address for client in bench.server.clients.values()} == {"127.0.0.1"}
+    await publishing.close()

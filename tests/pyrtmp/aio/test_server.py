@@ -279,6 +279,7 @@ async def test_other_settings_count_for_what_comes_and_timeouts_for_all(net: Net
     server.configure(
         stream=StreamSettings(max_waiting=1), egress=EgressSettings(min_delay_ms=30), limits=Limits(max_name_bytes=20),
         timeouts=Timeouts(handshake=0.05), max_connections=4, max_connections_per_address=0,
+        proxy_from=(),
     )
     await silent.until_closed()
     assert server.counters.refused["handshake_timeout"] == 1
