@@ -264,7 +264,7 @@ class FakeClaims:
         self.cancelled = 0
         self.released: list[tuple[StreamKey, int]] = []
 
-    async def claim(self, key: StreamKey) -> tuple[int, float] | None:
+    async def claim(self, key: StreamKey, *, copy: bool = False) -> tuple[int, float] | None:
         self.claimed.append(key)
         try:
             await self.granted.wait()
