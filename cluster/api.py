@@ -1,4 +1,4 @@
-"""The HTTP API for operators: health, metrics, streams, clients, workers; reload and restart.
+"""The HTTP API for operators: health, metrics, streams, clients, workers, other nodes; reload, restart and drain.
 
 Field names follow the HTTP API of SRS where it has them (``recv_30s``, ``live_ms``); what SRS does not have is added.
 Every answer but the metrics is JSON, errors too: ``{"code": 404, "error": "...", "server": ...}``; ``code`` is 0 when
@@ -21,9 +21,11 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from cluster.api_cluster import ClusterApi
 from cluster.facts import ALONE, PROTOCOLS, ClientFacts, StreamFacts
 from cluster.fleet import Fleet
 from cluster.metrics import CONTENT_TYPE, Metrics
+from cluster.neighbours import Neighbours
 from cluster.reports import Numbers, merge, resident_bytes
 from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.stream import State
@@ -45,20 +47,28 @@ _OPEN_PATHS: Final = ("/healthz", "/readyz")
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "pyrtmp"}
 
+_KEPT: Final = ("Allow", "Retry-After", "WWW-Authenticate")
+"""Header fields of an error that stay with it."""
+
 # How SRS spells them
 _CODEC_NAMES: Final = {"h264": "H264", "hevc": "HEVC", "aac": "AAC", "mp3": "MP3", "opus": "Opus", "av1": "AV1"}
 
 
 class Api:
-    """The API of one node.  ``token`` "" lets everybody in who can connect."""
+    """The API of one node.  ``token`` "" lets everybody in who can connect.  Without ``neighbours`` it knows of no
+    other nodes."""
 
-    def __init__(self, fleet: Fleet, *, node: str, version: str, token: str = "") -> None:
+    def __init__(
+        self, fleet: Fleet, *, node: str, version: str, token: str = "", neighbours: Neighbours | None = None
+    ) -> None:
         self._fleet = fleet
         self._metrics = Metrics(version=version, node=node)
         self._version = version
         self._token = token.encode()
         self._common = {"server": node, "service": f"pyrtmp-{os.getpid()}", "pid": str(os.getpid())}
         self._started = monotonic()
+        self._neighbours = neighbours
+        self._cluster = None if neighbours is None else ClusterApi(fleet, neighbours, self._json)
         app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._answer_errors, self._admit])
         app.add_routes(
             [
@@ -79,6 +89,8 @@ class Api:
                 web.get("/api/v1/workers", self._get_workers),
                 web.post("/api/v1/reload", self._post_reload),
                 web.post("/api/v1/restart", self._post_restart),
+                web.post("/api/v1/drain", self._post_drain),
+                *(() if self._cluster is None else self._cluster.routes()),
             ]
         )
         self._runner = web.AppRunner(
@@ -126,7 +138,7 @@ class Api:
             reason = error.text or error.reason
             if error.status in _REASONS and (not error.text or error.text.startswith(f"{error.status}:")):
                 reason = _REASONS[error.status]
-            kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
+            kept = {name: error.headers[name] for name in _KEPT if name in error.headers}
             return self._json({"code": error.status, "error": reason}, error.status, kept)
 
     @web.middleware
@@ -172,7 +184,13 @@ class Api:
         return web.Response(text="draining\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
-        page = self._metrics.page(await self._fleet.numbers(), ready=self._fleet.ready())
+        numbers = await self._fleet.numbers()
+        others = self._neighbours
+        registry = None if others is None else others.registry
+        page = self._metrics.page(
+            numbers, ready=self._fleet.ready(), stress=0.0 if others is None else others.stress,
+            registry_up=None if registry is None else registry.up,
+        )
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
 
     # About the node
@@ -213,6 +231,7 @@ class Api:
                 },
                 "kbps": {"recv_30s": round(numbers.now.kbps_in), "send_30s": round(numbers.now.kbps_out)},
                 "workers": _workers(parts),
+                **({} if self._cluster is None else {"cluster": self._cluster.summary(numbers)}),
             }
         })  # fmt: skip
 
@@ -234,6 +253,11 @@ class Api:
             raise web.HTTPConflict(
                 text="the workers are being restarted already" if workers else "this node has no workers to restart"
             )
+        return self._json({})
+
+    async def _post_drain(self, request: web.Request) -> web.Response:
+        if not await self._fleet.drain():
+            raise web.HTTPConflict(text="the node is draining already")
         return self._json({})
 
     # Streams
@@ -281,7 +305,7 @@ class _TurnedAway(asyncio.Protocol):
 
 
 _REASONS: Final = {
-    404: "there is nothing at this path; see /api/v1/streams, /api/v1/clients, /api/v1/workers, /api/v1/summaries",
+    404: "there is nothing at this path; see /api/v1/streams, /api/v1/clients, /api/v1/nodes, /api/v1/summaries",
     405: "this path does not take this method; the header Allow names those that it takes",
     413: "no request here needs a body",
 }
@@ -335,6 +359,8 @@ def _stream(stream: StreamFacts) -> dict[str, Any]:
         "state": stream.state,
         "uptime": round(stream.uptime, 1),
         "publishes": stream.publishes,
+        "pulled": stream.pulled,
+        "upstream": stream.upstream or None,
         "recv_kbps": stream.kbps_in,
         "fps": stream.fps,
         "gop_ms": stream.gop_ms,

@@ -73,13 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         ("kick", _kick, "close a client's connection, or end a stream"),
         ("reload", _reload, "have a running node read its settings again"),
         ("restart", _restart, "have a running node replace its worker processes, one after the other"),
+        ("drain", _drain, "have a running node let everybody go, and end"),
     ):
         command = add(name, run, text)
         _add_settings(command)
         command.add_argument("--api", metavar="URL", help="where the node's API is (from the settings)")
         if name == "kick":
             command.add_argument("target", metavar="ID", help="id of a client, or app/stream")
-        elif name != "restart":
+        elif name not in ("restart", "drain"):
             command.add_argument("--json", action="store_true", help="what the API answers, as it is")
 
     add("version", _version, "say which version this is")
@@ -284,6 +285,11 @@ def _reload(arguments: argparse.Namespace) -> int:
 def _restart(arguments: argparse.Namespace) -> int:
     text = "The workers are being replaced one after the other; pyrtmp status shows the new ones."
     return _ask(arguments, "/api/v1/restart", "POST", lambda answer: text)
+
+
+def _drain(arguments: argparse.Namespace) -> int:
+    text = "The node takes nobody new, lets everybody go, and ends."
+    return _ask(arguments, "/api/v1/drain", "POST", lambda answer: text)
 
 
 def _version(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -19,14 +20,17 @@ import structlog
 from cluster.config import Config
 from cluster.edge import uplink
 from cluster.edge.pull import Claims
-from cluster.edge.pulls import Pulls
+from cluster.edge.pulls import PullFacts, Pulls
 from cluster.edge.upstreams import ResolveKind, Upstream, Upstreams
 from cluster.facts import ALONE, Facts
-from cluster.forward.forwarder import Forwarder
+from cluster.forward.forwarder import Forwarded, Forwarder
+from cluster.forward.push import ForwardFacts
 from cluster.forward.target import parse_target
+from cluster.handover import Handover, has_others, nodes
 from cluster.memory import LOOK_SECONDS, Trimmer
-from cluster.reports import Load, Numbers
-from hls.http import ViewerSite
+from cluster.reports import Numbers, Traffic
+from cluster.stress import Lag, Load, stress
+from hls.http import Elsewhere, ViewerSite
 from hls.sharing import Feeds
 from pyrtmp.aio.server import Server
 from pyrtmp.errors import RefusedError
@@ -36,6 +40,8 @@ from pyrtmp.stream import Stream
 VERSION: Final = version("pyrtmp-cluster")
 
 _SAMPLE_SECONDS: Final = 1.0
+_CLOSE_SECONDS: Final = 1.0
+"""What is kept of the time to drain for last bytes to get out."""
 _FRESH_SECONDS: Final = 0.1
 """A sample so young is as good as a new one: rates keep every sample they get."""
 
@@ -46,7 +52,8 @@ class Engine:
     """Streams, publishers and viewers of one process.
 
     ``rtmp_port`` is what the page tells viewers.  ``streams`` gives what the page lists; without it, the live streams
-    of this process.  ``worker`` is its number, where it is one of several.
+    of this process.  ``elsewhere``: where viewers go that this node should not take.  ``worker`` is its number, where
+    it is one of several.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class Engine:
         *,
         rtmp_port: int = 1935,
         streams: Callable[[], Awaitable[list[dict[str, Any]]]] | None = None,
+        elsewhere: Elsewhere | None = None,
         worker: int = ALONE,
     ) -> None:
         self.rtmp_port = rtmp_port
@@ -89,8 +97,11 @@ class Engine:
         self.facts = Facts(self.server, worker=worker)
         self.worker = worker
         self._streams = streams
+        self._elsewhere = elsewhere
+        self.server.busy = self.busy
         self._site: ViewerSite | None = None
         self._load = Load()
+        self._lag = Lag()
         self._numbers = Numbers(worker=worker, pid=os.getpid())
         self._sampled = 0.0
         self._trimmer = Trimmer()
@@ -147,9 +158,12 @@ class Engine:
             rtmp_port=self.rtmp_port,
             version=VERSION,
             feeds=feeds,
+            elsewhere=self._send_elsewhere,
         )
         self.facts.audience = self._site.audience
+        self.facts.upstream = lambda key: "" if self.pulls is None else self.pulls.upstream(key)
         self.forwarder.start()
+        self._lag.start()
         self._tick()
         self._trim()
 
@@ -162,8 +176,45 @@ class Engine:
         self.facts.sample()
         self._load.sample(now)
         self._numbers = Numbers.take(
-            self.server, self.site.hls, self.facts, worker=self.worker, cpu_share=self._load.share
+            self.server, self.site.hls, self.facts, worker=self.worker, cpu_share=self._load.share,
+            loop_lag=self._lag.seconds, traffic=self._traffic(),
         )
+
+    def _traffic(self) -> Traffic:
+        pulls, forwarders = self.pulls, self._forwarders()
+        return Traffic(
+            forwards=dict(Counter(each.state for each in self.forwards())),
+            forward_failures=sum(each.totals.failures for each in forwarders),
+            pulls=0 if pulls is None else len(pulls),
+            pull_changes=0 if pulls is None else pulls.changes,
+            nodes=sum(1 for _ in nodes(self.server)),
+        )
+
+    def _forwarders(self) -> list[Forwarder]:
+        return [self.forwarder] if self.uplink is None else [self.forwarder, self.uplink]
+
+    def forwards(self) -> list[ForwardFacts]:
+        """Streams that are passed on to other servers."""
+        return [facts for each in self._forwarders() for facts in each.facts()]
+
+    def pulled(self) -> list[PullFacts]:
+        """Streams that are fetched from other nodes."""
+        return [] if self.pulls is None else self.pulls.facts(monotonic())
+
+    @property
+    def stress(self) -> float:
+        """0 for a process that has nothing to do, 1 for one that is as busy as it should be."""
+        return stress(self._load.share, self._lag.seconds)
+
+    def busy(self) -> bool:
+        """Whether newcomers are turned away, since they would be too much."""
+        share = self.config.limits.max_cpu_share
+        return bool(share) and self._load.share > share
+
+    async def _send_elsewhere(self, key: StreamKey) -> str:
+        if self._elsewhere is None or not self.config.http.redirect:
+            return ""
+        return await self._elsewhere(key)
 
     def numbers(self, *, ipc: tuple[int, int] = (0, 0)) -> Numbers:
         """As of the newest sample, which is at most a second old.
@@ -233,16 +284,21 @@ class Engine:
         self.forwarder.configure([parse_target(each) for each in config.forward.to])
         self.config = config
 
-    async def drain(self, seconds: float, cut: asyncio.Event) -> None:
-        """Take nobody new, end the streams, let viewers have the rest: for at most ``seconds``, or until ``cut``."""
+    async def drain(self, seconds: float, cut: asyncio.Event, *, handover: bool | None = None) -> None:
+        """Take nobody new and let everybody go: for at most ``seconds``, or until ``cut``.
+
+        ``handover``: to other nodes (``cluster.handover``), otherwise the streams end now, and viewers have the rest;
+        without it, whatever there is to see here decides.
+        """
         started = monotonic()
-        if self.pulls is not None:
-            await self.pulls.close()
-        _log.info("draining", clients=len(self.server.clients), streams=len(self.server.hub))
+        if handover is None:
+            handover = has_others(self.config, sum(1 for _ in nodes(self.server)))
+        _log.info("draining", clients=len(self.server.clients), streams=len(self.server.hub), handover=handover)
+        self.server.draining = True
         self.server.stop_accepting()
-        if self._site is not None:
+        if self._site is not None and not self.config.http.redirect:
             self._site.stop_accepting()
-        ended = asyncio.ensure_future(self.server.close())
+        ended = asyncio.ensure_future(self._let_go(seconds - min(_CLOSE_SECONDS, seconds / 4) if handover else 0.0))
         impatient = asyncio.ensure_future(cut.wait())
         await asyncio.wait((ended, impatient), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         impatient.cancel()
@@ -250,10 +306,25 @@ class Engine:
             ended.cancel()
             _log.warning("drain_cut_short", clients=len(self.server.clients))
         await asyncio.wait((ended, impatient))
+        if self._site is not None:
+            self._site.stop_accepting()
         _log.info("ended", seconds=round(monotonic() - started, 2))
+
+    async def _let_go(self, seconds: float) -> None:
+        if seconds:
+            leaving = Handover(self.server, watched=self._watched, passed_on=lambda each: isinstance(each, Forwarded))
+            await leaving.run(seconds)
+        if self.pulls is not None:
+            await self.pulls.close()
+        await self.server.close()
+
+    def _watched(self) -> bool:
+        """Whether there are HLS players that can ask for more."""
+        return self._site is not None and self._site.connections > 0 and bool(self._site.audience.members())
 
     async def close(self) -> None:
         """Close what is still open; may be called in any state."""
+        self._lag.close()
         for timer in (self._sampling, self._trimming):
             if timer is not None:
                 timer.cancel()

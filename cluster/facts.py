@@ -134,6 +134,10 @@ class StreamFacts:
     """Whether its publisher is connected to the process that tells this."""
     worker: int
     """The process that tells this."""
+    upstream: str = ""
+    """Address of the node that it is fetched from, or ""."""
+    pulled: bool = False
+    """Whether this node fetches it from another one."""
     watchers: Marks = frozenset()
     """Marks of the HLS players: one may ask several processes."""
     metadata: Mapping[str, Plain] = field(default_factory=dict)
@@ -194,6 +198,8 @@ class Facts:
     def __init__(self, source: Source, clock: Callable[[], float] = monotonic, *, worker: int = ALONE) -> None:
         self.audience: Audience | None = None
         """Who watches by HLS."""
+        self.upstream: Callable[[StreamKey], str] = lambda key: ""
+        """Where a stream that is pulled comes from."""
         self.tally = Tally()
         """As of the newest sample."""
         self._source = source
@@ -323,6 +329,8 @@ class Facts:
             since=history.since,
             held=stream.held,
             worker=self._worker,
+            pulled=stream.pulled and stream.live,
+            upstream=self.upstream(stream.key) if stream.pulled and stream.live else "",
             watchers=history.watchers,
         )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from cluster.edge.pulls import PullFacts
 from cluster.engine import Engine
 from cluster.facts import ClientFacts, StreamFacts
+from cluster.forward.push import ForwardFacts
 from cluster.reloading import Reloaded
 from cluster.reports import Numbers
 
@@ -38,6 +40,15 @@ class Fleet(Protocol):
     async def end_stream(self, app: str, name: str) -> bool:
         """End a stream and let its publisher and viewers go; whether there was one."""
 
+    async def forwards(self) -> list[ForwardFacts]:
+        """Streams that are passed on to other servers."""
+
+    async def pulls(self) -> list[PullFacts]:
+        """Streams that are fetched from other nodes."""
+
+    async def drain(self) -> bool:
+        """Begin to let everybody go, and end; False while that goes on."""
+
     async def reload(self) -> Reloaded:
         """Read the settings again; what can change while running does."""
 
@@ -48,8 +59,16 @@ class Fleet(Protocol):
 class OneProcess:
     """The fleet of a node that has no workers: this process."""
 
-    def __init__(self, engine: Engine, *, ready: Callable[[], bool], reload: Callable[[], Reloaded]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        ready: Callable[[], bool],
+        reload: Callable[[], Reloaded],
+        drain: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._engine = engine
+        self._drain = drain
         self._ready = ready
         self._reload = reload
 
@@ -77,6 +96,15 @@ class OneProcess:
 
     async def end_stream(self, app: str, name: str) -> bool:
         return self._engine.end_stream(app, name)
+
+    async def forwards(self) -> list[ForwardFacts]:
+        return self._engine.forwards()
+
+    async def pulls(self) -> list[PullFacts]:
+        return self._engine.pulled()
+
+    async def drain(self) -> bool:
+        return self._drain()
 
     async def reload(self) -> Reloaded:
         return self._reload()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 
@@ -15,10 +17,14 @@ from cluster.demo import Demo
 from cluster.edge.upstreams import Kind, Upstream
 from cluster.engine import VERSION
 from cluster.fleet import Fleet
+from cluster.neighbours import Neighbours
 from cluster.opening import found, freeze_heap, open_listener
+from cluster.registry import NodeRecord
 from cluster.reloading import Reloaded, Reloader
 from cluster.sources import Publishers, SourceManager
 from pyrtmp.names import StreamKey
+
+_MAX_STRESS: Final = 1e6
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +45,8 @@ class Lifecycle(ABC):
         self._api: Api | None = None
         self._sources: SourceManager | None = None
         """Where nodes share a registry."""
+        self._boot = secrets.token_hex(8)
+        self._neighbours = Neighbours(self._record, busy=self._busy)
 
     def obey_signals(self) -> None:
         """SIGTERM and SIGINT stop the node, SIGHUP reloads its settings.  Call before ``start``: whoever sees the
@@ -75,6 +83,13 @@ class Lifecycle(ABC):
         _log.info("stopping", reason=reason, again=self._stop.is_set())
         self._stop.set()
 
+    def order_drain(self) -> bool:
+        """Have the node let everybody go and end; False while it does."""
+        if self._stop.is_set():
+            return False
+        self.stop("drain")
+        return True
+
     def reload(self) -> Reloaded:
         """Read the settings again; what can change while running does, in every process."""
         done = self._settings.reload()
@@ -91,23 +106,32 @@ class Lifecycle(ABC):
     async def _open_api(self, fleet: Fleet) -> None:
         """Raises ``StartError``."""
         config = self._config
-        self._api = Api(fleet, node=config.node.id, version=VERSION, token=config.api.secret)
+        self._api = Api(
+            fleet, node=config.node.id, version=VERSION, token=config.api.secret, neighbours=self._neighbours
+        )
         await open_listener("api.listen", config.api.listen, self._api.start)
 
     async def _open_sources(self, publishers: Publishers) -> None:
         """Be known to the other nodes, where there is a registry."""
-        node = self._config.node
         if self._config.registry.url is None:
             return
-        rtmp = node.advertise or self.rtmp_address
-        http = self.http_address
+        self._sources = self._neighbours.sources = SourceManager(self._config, publishers, self._record)
+        await self._sources.start()
+
+    def _record(self) -> NodeRecord:
+        """This node as of now."""
+        node = self._config.node
+        rtmp, http = node.advertise or self.rtmp_address, self.http_address
         if http.host in ("0.0.0.0", "::"):
             http = Address(rtmp.host, http.port)
-        self._sources = SourceManager(
-            self._config, publishers, rtmp=str(rtmp), http=str(http),
-            stress=self._stress, draining=lambda: self._draining,
+        return NodeRecord(
+            id=node.id, role=node.role, group=node.group, rtmp=str(rtmp), http=str(http),
+            stress=round(min(self._stress(), _MAX_STRESS), 3), draining=self._draining, boot=self._boot,
         )
-        await self._sources.start()
+
+    async def _elsewhere(self, key: StreamKey) -> str:
+        """See ``cluster.neighbours.Neighbours.elsewhere``; only nodes that are known to others send viewers away."""
+        return await self._neighbours.elsewhere(key) if self._sources is not None else ""
 
     async def _resolve(self, key: StreamKey, *, kind: Kind) -> Sequence[Upstream]:
         """See ``cluster.edge.upstreams.ResolveKind``."""
@@ -118,6 +142,10 @@ class Lifecycle(ABC):
     @abstractmethod
     def _stress(self) -> float:
         """How busy this node is: 0 idle, 1 as busy as it should be."""
+
+    @abstractmethod
+    def _busy(self) -> bool:
+        """Whether newcomers are turned away, since they would be too much."""
 
     async def _opened(self, **more: int) -> None:
         """Everything is open."""

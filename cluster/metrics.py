@@ -24,6 +24,7 @@ from cluster.reports import Numbers, cut, merge
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 ROLES: Final = ("publish", "play", "wait", "idle")
+FORWARD_STATES: Final = ("connecting", "live", "waiting")
 
 
 class Metrics:
@@ -34,9 +35,12 @@ class Metrics:
         self._info = {"version": version, "node": node, "python": platform.python_version(), "loop": loop}
         self._processes = _Processes()
 
-    def page(self, numbers: Sequence[Numbers], *, ready: bool) -> bytes:
-        """Everything, in the text format 0.0.4.  ``numbers`` are of all processes that serve clients."""
-        return generate_latest(_Page(self._info, numbers, ready, self._processes))
+    def page(
+        self, numbers: Sequence[Numbers], *, ready: bool, stress: float = 0.0, registry_up: bool | None = None
+    ) -> bytes:
+        """Everything, in the text format 0.0.4.  ``numbers`` are of all processes that serve clients; ``registry_up``
+        is None where there is no registry."""
+        return generate_latest(_Page(self._info, numbers, ready, stress, registry_up, self._processes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class _Page(Collector):
     info: dict[str, str]
     numbers: Sequence[Numbers]
     ready: bool
+    stress: float
+    registry_up: bool | None
     processes: _Processes
 
     def collect(self) -> Iterator[Metric]:
@@ -56,6 +62,10 @@ class _Page(Collector):
         yield from _sending(numbers)
         yield _gauge("pyrtmp_hls_streams", "Streams that are being packaged for HLS.", numbers.now.hls_streams)
         yield _gauge("pyrtmp_hls_memory_bytes", "Memory that HLS segments take.", numbers.now.hls_bytes)
+        yield from _nodes(numbers)
+        yield _gauge("pyrtmp_node_stress", "How busy the node is: 0 idle, 1 as busy as it should be.", self.stress)
+        if self.registry_up is not None:
+            yield _gauge("pyrtmp_registry_up", "1 while the registry answers.", int(self.registry_up))
         yield from _workers(self.numbers, numbers)
         yield from self.processes.collect(self.numbers)
 
@@ -119,6 +129,25 @@ def _sending(numbers: Numbers) -> Iterator[Metric]:
     yield _counter("pyrtmp_round_seconds", "Time spent in rounds.", counters.round_seconds)
     delay = numbers.now.round_delay
     yield _gauge("pyrtmp_round_delay_seconds", "Present pause between two rounds, the longest of any worker.", delay)
+
+
+def _nodes(numbers: Numbers) -> Iterator[Metric]:
+    now = numbers.now
+    forwards = GaugeMetricFamily(
+        "pyrtmp_forwards",
+        "Streams passed on to other servers: live, connecting, or waiting for the next attempt.",
+        labels=("state",),
+    )
+    for state in FORWARD_STATES:
+        forwards.add_metric((state,), now.forwards.get(state, 0))
+    yield forwards
+    yield _counter("pyrtmp_forward_failures", "Times a forward failed or was refused.", numbers.forward_failures)
+    yield _gauge("pyrtmp_pulls", "Streams fetched from other nodes.", now.pulls)
+    yield _counter("pyrtmp_pull_changes", "Times a stream went on from another upstream.", numbers.pull_changes)
+    yield _gauge("pyrtmp_node_connections", "Connections of other nodes.", now.nodes)
+    yield _gauge(
+        "pyrtmp_loop_lag_seconds", "How late the event loop is, on average, in the worker that is latest.", now.loop_lag
+    )
 
 
 def _workers(parts: Sequence[Numbers], numbers: Numbers) -> Iterator[Metric]:

@@ -11,7 +11,7 @@ from cluster.facts import Facts
 from cluster.fleet import OneProcess
 from cluster.lifecycle import Lifecycle
 from cluster.opening import open_listener, raise_descriptor_limit, run_loop
-from cluster.sources import BUSY_SHARE, NodeClaims
+from cluster.sources import NodeClaims
 from pyrtmp.aio.publishing import yields
 from pyrtmp.aio.server import Server
 from pyrtmp.names import StreamKey
@@ -22,7 +22,7 @@ class Node(Lifecycle):
 
     def __init__(self, config: Config, *, demo: bool = False, reload: Callable[[], Config] | None = None) -> None:
         super().__init__(config, demo=demo, reload=reload)
-        self.engine = Engine(config)
+        self.engine = Engine(config, elsewhere=self._elsewhere)
 
     @property
     def server(self) -> Server:
@@ -47,7 +47,7 @@ class Node(Lifecycle):
         await self._open_sources(self)
         if self._sources is not None:
             engine.server.claims = NodeClaims(self._sources)
-        await self._open_api(OneProcess(engine, ready=self.ready, reload=self.reload))
+        await self._open_api(OneProcess(engine, ready=self.ready, reload=self.reload, drain=self.order_drain))
         await self._opened()
 
     async def drain(self) -> None:
@@ -75,11 +75,17 @@ class Node(Lifecycle):
         self.engine.configure(config)
 
     def _stress(self) -> float:
-        return self.engine.numbers().now.cpu_share / BUSY_SHARE
+        return self.engine.stress
+
+    def _busy(self) -> bool:
+        return self.engine.busy()
 
     # cluster.sources.Publishers
 
     async def challenge(self, key: StreamKey) -> bool:
+        if self._draining:  # whoever publishes it elsewhere is to have it
+            self.engine.lose_stream(key)
+            return True
         server = self.engine.server
         stream = server.hub.find(*key)
         return stream is None or not stream.held or await yields(stream, server.hub, server.counters)

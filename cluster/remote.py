@@ -1,4 +1,5 @@
-"""Asking a running node: ``pyrtmp status``, ``streams``, ``kick``, ``reload``, ``restart`` are requests to its API."""
+"""Asking a running node: ``pyrtmp status``, ``streams``, ``kick``, ``reload``, ``restart``, ``drain`` are requests
+to its API."""
 
 from __future__ import annotations
 
@@ -91,9 +92,42 @@ def status_text(answer: dict[str, Any]) -> str:
         f"publishers  {clients['publishers']}, {kbps['recv_30s']:,} kbit/s in",
         f"viewers     {viewers}; {kbps['send_30s']:,} kbit/s out",
     ]
+    cluster = data.get("cluster")
+    if cluster is not None:
+        lines += _cluster_lines(cluster)
+    if cluster is not None and cluster["registry"] is not None:
+        lines += ["", _nodes_text(cluster["nodes"])]
     if data["workers"]:
         lines += ["", _workers_text(data["workers"])]
     return "\n".join(lines)
+
+
+def _cluster_lines(cluster: dict[str, Any]) -> list[str]:
+    """What there is to say of other nodes; nothing of what there is not."""
+    lines = []
+    if cluster["registry"] is not None:
+        lines.append(f"load        {cluster['stress']:.0%} of what it should have")
+    if cluster["pulls"]:
+        lines.append(f"pulls       {cluster['pulls']} from other nodes")
+    if cluster["forwards"] or cluster["forward_failures"]:
+        states = ", ".join(f"{number} {state}" for state, number in sorted(cluster["forwards"].items())) or "none now"
+        lines.append(f"forwards    {states}; {cluster['forward_failures']} failures")
+    if cluster["registry"] is not None:
+        answers = "answers" if cluster["registry"]["up"] else "does not answer"
+        lines.append(f"registry    {cluster['registry']['url']}, {answers}")
+    return lines
+
+
+def _nodes_text(nodes: Sequence[dict[str, Any]]) -> str:
+    rows = [("NODE", "ROLE", "GROUP", "RTMP", "HTTP", "LOAD", "STATE")]
+    rows += [
+        (
+            each["id"], each["role"], each["group"] or "-", each["rtmp"], each["http"] or "-", f"{each['stress']:.0%}",
+            "draining" if each["draining"] else "full" if each["stress"] >= 1 else "ready",
+        )
+        for each in nodes
+    ]  # fmt: skip
+    return _table(rows)
 
 
 def _workers_text(workers: Sequence[dict[str, Any]]) -> str:

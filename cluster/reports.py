@@ -9,15 +9,17 @@ import functools
 import os
 import resource
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter
 
+from cluster.edge.pulls import PullFacts
 from cluster.facts import ALONE, ClientFacts, Facts, StreamFacts
+from cluster.forward.push import ForwardFacts
 from cluster.marks import MAX_MARKS, Marks, mark
 from pyrtmp.counters import Counters
 from pyrtmp.stream import State, Stream
@@ -28,9 +30,6 @@ MAX_ENTRIES: Final = 20_000
 """Most streams or clients of one report; what is beyond is left out."""
 MAX_REASONS: Final = 64
 """Most reasons of refusals that are told apart; hooks may make up their own."""
-
-SHARE_SECONDS: Final = 5.0
-"""What a process's share of a core is taken over."""
 
 Entry = TypeVar("Entry")
 
@@ -68,6 +67,19 @@ class Packager(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What passes between this node and others."""
+
+    forwards: dict[str, int] = field(default_factory=dict)
+    """By state."""
+    forward_failures: int = 0
+    pulls: int = 0
+    pull_changes: int = 0
+    nodes: int = 0
+    """Connections of other nodes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
     """What is so at this moment.  Nothing of it is left of a process that ended."""
 
@@ -75,7 +87,7 @@ class Gauges:
 
     resident_bytes: int = 0
     cpu_share: float = 0.0
-    """Of one core, over ``SHARE_SECONDS``; of several processes, the busiest one's."""
+    """Of one core, over ``cluster.stress.SHARE_SECONDS``; of several processes, the busiest one's."""
     clients: dict[str, dict[str, int]] = field(default_factory=dict)
     """Connections by protocol and role."""
     held: int = 0
@@ -93,6 +105,15 @@ class Gauges:
     log_bytes: int = 0
     hls_streams: int = 0
     hls_bytes: int = 0
+    forwards: dict[str, int] = field(default_factory=dict)
+    """Streams that are passed on, by state."""
+    pulls: int = 0
+    """Streams that are fetched from other nodes."""
+    nodes: int = 0
+    """Connections of other nodes."""
+    loop_lag: float = 0.0
+    """Seconds that the event loop is late, on average over ``cluster.stress.SHARE_SECONDS``; of several processes, the
+    latest one's."""
     round_delay: float = 0.0
     """Seconds; of several processes, the longest."""
     kbps_in: float = 0.0
@@ -114,6 +135,9 @@ class Numbers:
     """How many processes this worker had before; told by whoever starts them."""
     counters: Counters = field(default_factory=Counters)
     """Bytes of connections that have not ended are in these."""
+    forward_failures: int = 0
+    pull_changes: int = 0
+    """Times that a stream went on from another upstream."""
     cpu_seconds: float = 0.0
     ipc_bytes_in: int = 0
     """Received from other processes of the node."""
@@ -129,9 +153,12 @@ class Numbers:
         *,
         worker: int = ALONE,
         cpu_share: float = 0.0,
+        loop_lag: float = 0.0,
+        traffic: Traffic | None = None,
     ) -> Numbers:
         """The numbers of this process as of the newest sample of ``facts``, which must be just taken."""
         tally = facts.tally
+        traffic = traffic or Traffic()
         counters = _copy(server.counters)
         counters.bytes_in += tally.bytes_in
         counters.bytes_out.update(tally.bytes_out)
@@ -157,6 +184,8 @@ class Numbers:
             worker=worker,
             pid=os.getpid(),
             counters=counters,
+            forward_failures=traffic.forward_failures,
+            pull_changes=traffic.pull_changes,
             cpu_seconds=round(time.process_time(), 3),
             now=Gauges(
                 resident_bytes=resident_bytes(),
@@ -172,6 +201,10 @@ class Numbers:
                 log_bytes=logs,
                 hls_streams=hls.packaged,
                 hls_bytes=hls.memory(),
+                forwards=traffic.forwards,
+                pulls=traffic.pulls,
+                nodes=traffic.nodes,
+                loop_lag=loop_lag,
                 round_delay=server.rounds.delay,
                 kbps_in=tally.kbps_in,
                 kbps_out=tally.kbps_out,
@@ -231,7 +264,7 @@ def _add_numbers(one: Numbers, other: Numbers) -> Numbers:
     return replace(sum, worker=ALONE, pid=0)
 
 
-_HIGHEST: Final = ("cpu_share", "round_delay")
+_HIGHEST: Final = ("cpu_share", "loop_lag", "round_delay")
 
 
 def _add(one: Any, other: Any) -> Any:
@@ -309,32 +342,11 @@ class Entries(Generic[Entry]):
 
 STREAMS: Final = Entries(StreamFacts)
 CLIENTS: Final = Entries(ClientFacts)
+FORWARDS: Final = Entries(ForwardFacts)
+PULLS: Final = Entries(PullFacts)
 
 
 # A process
-
-
-class Load:
-    """The share of one core that this process takes."""
-
-    def __init__(self, cpu: Callable[[], float] = time.process_time) -> None:
-        self._cpu = cpu
-        self._samples: deque[tuple[float, float]] = deque()
-
-    def sample(self, now: float) -> None:
-        """To be called about once a second."""
-        samples = self._samples
-        samples.append((now, self._cpu()))
-        while samples[0][0] < now - SHARE_SECONDS - 0.5:
-            samples.popleft()
-
-    @property
-    def share(self) -> float:
-        """Over the last ``SHARE_SECONDS``."""
-        if len(self._samples) < 2:
-            return 0.0
-        first, last = self._samples[0], self._samples[-1]
-        return round((last[1] - first[1]) / (last[0] - first[0]), 3) if last[0] > first[0] else 0.0
 
 
 def resident_bytes() -> int:

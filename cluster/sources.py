@@ -6,33 +6,20 @@ Over a registry that all nodes share (``cluster.registry``).  A node that is unk
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from hashlib import blake2b
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from cluster.config import Config
 from cluster.edge.upstreams import Upstream
+from cluster.placement import Placement, spread
 from cluster.registry import Keeper, Lease, NodeRecord, TakenError, connect, parse
 from pyrtmp.errors import RefusedError
 from pyrtmp.names import StreamKey
 
-_MAX_STRESS: Final = 1e6
-
 _log = structlog.get_logger(__name__)
-
-
-BUSY_SHARE: Final = 0.8
-"""A process that takes this part of a core is as busy as it should be."""
-
-
-RECENT_SECONDS: Final = 5.0
-RECENT_STRESS: Final = 0.01
-"""What a stream counts that was sent to a node a moment ago."""
 
 
 class NodeClaims:
@@ -62,47 +49,21 @@ class Publishers(Protocol):
         """Another node began to publish the stream: viewers that wait for it need not wait longer."""
 
 
-class Recent:
-    """Streams that were sent to nodes a moment ago, and are not in what these tell of themselves yet."""
-
-    def __init__(self) -> None:
-        self._sent: dict[str, deque[float]] = {}
-
-    def add(self, node: str, now: float) -> None:
-        """One more."""
-        self._sent.setdefault(node, deque(maxlen=1000)).append(now)
-
-    def of(self, node: str, now: float) -> float:
-        """Stress that they will make."""
-        sent = self._sent.get(node)
-        while sent and now - sent[0] > RECENT_SECONDS:
-            sent.popleft()
-        return RECENT_STRESS * len(sent or ())
-
-
 class SourceManager:
-    """``rtmp``: where other nodes reach this one.  ``stress``: how busy it is, 1 for full."""
+    """``record``: this node as of now."""
 
-    def __init__(
-        self, config: Config, publishers: Publishers, *,
-        rtmp: str, http: str, stress: Callable[[], float], draining: Callable[[], bool],
-    ) -> None:
+    def __init__(self, config: Config, publishers: Publishers, record: Callable[[], NodeRecord]) -> None:
         self._config = config
         self._publishers = publishers
-        self._rtmp = rtmp
-        self._http = http
-        self._stress = stress
-        self._draining = draining
-        self._boot = secrets.token_hex(8)
         self._copies: set[StreamKey] = set()
-        self._recent = Recent()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.placement = Placement(config.node.group)
         url = config.registry.secret
         self.name = str(parse(url))
         """The registry, without passwords."""
         self.keeper = Keeper(
             connect(url, config.registry.key_prefix),
-            self._record,
+            record,
             lease_seconds=config.registry.lease_seconds,
             on_lost=self._lost,
             on_challenge=publishers.challenge,
@@ -166,7 +127,7 @@ class SourceManager:
         def add(id: str, rtmp: str, home: str, owner: bool) -> None:
             upstream = _upstream(rtmp, id)
             record = records.get(id)
-            busy = min(record.stress, _MAX_STRESS) if record is not None else 0.0
+            busy = record.stress if record is not None else 0.0
             if id != own and upstream is not None:
                 rank = (2 * (home != group), record is not None and record.draining, not owner, round(busy, 1))
                 found.append((rank, upstream))
@@ -179,7 +140,7 @@ class SourceManager:
             for record in records.values():
                 upstream = _upstream(record.rtmp, record.id)
                 if record.role == "origin" and record.group == group and upstream is not None and record.id != own:
-                    found.append(((1, record.draining, False, _spread(key, record.id)), upstream))
+                    found.append(((1, record.draining, False, spread(key, record.id)), upstream))
         return [upstream for _, upstream in sorted(found, key=lambda each: each[0])]
 
     async def place(self, key: StreamKey) -> list[Upstream]:
@@ -191,28 +152,13 @@ class SourceManager:
         location = await self.keeper.locate(key)
         owner = "" if location.owner is None else location.owner.node
         now = monotonic()
-        found: list[tuple[tuple[bool, bool, bool, float, float], str, Upstream]] = []
-        for record in self.keeper.nodes():
-            upstream = _upstream(record.rtmp, record.id)
-            if record.role == "origin" and upstream is not None:
-                stress = record.stress + self._recent.of(record.id, now)
-                full = record.draining or stress >= 1
-                elsewhere = record.group != self._config.node.group
-                rank = (full, record.id != owner, elsewhere, round(stress, 2), _spread(key, record.id))
-                found.append((rank, record.id, upstream))
-        found.sort(key=lambda each: each[0])
-        if found and found[0][1] != owner:
-            self._recent.add(found[0][1], now)
-        return [upstream for _, _, upstream in found]
+        ranked = self.placement.origins(key, self.keeper.nodes(), owner, now)
+        found = [(record.id, upstream) for record in ranked if (upstream := _upstream(record.rtmp, record.id))]
+        if found and found[0][0] != owner:
+            self.placement.sent(found[0][0], "publish", now)
+        return [upstream for _, upstream in found]
 
     # Inside
-
-    def _record(self) -> NodeRecord:
-        node = self._config.node
-        return NodeRecord(
-            id=node.id, role=node.role, group=node.group, rtmp=self._rtmp, http=self._http,
-            stress=max(0.0, min(self._stress(), _MAX_STRESS)), draining=self._draining(), boot=self._boot,
-        )
 
     def _lost(self, key: StreamKey, winner: Lease | None) -> None:
         _log.warning("stream_lost", stream=str(key), node=None if winner is None else winner.node)
@@ -227,8 +173,3 @@ class SourceManager:
 def _upstream(address: str, node: str) -> Upstream | None:
     host, _, port = address.rpartition(":")
     return Upstream(host.strip("[]"), int(port), node) if host and port.isdigit() else None
-
-
-def _spread(key: StreamKey, node: str) -> float:
-    """The same order of the nodes at every edge, another one for each stream."""
-    return int.from_bytes(blake2b(f"{key} {node}".encode(), digest_size=6).digest()) / (1 << 48)

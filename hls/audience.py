@@ -35,6 +35,11 @@ class Audience:
             self._sweep(now)
         return new
 
+    def knows(self, key: StreamKey, address: str, agent: str) -> bool:
+        """Whether a player watches."""
+        seen = self._members.get((key, address, agent))
+        return seen is not None and monotonic() - seen < self.seconds
+
     def members(self) -> list[tuple[StreamKey, str, str]]:
         """The players: stream, address and User-Agent."""
         self._sweep(monotonic())

@@ -67,6 +67,9 @@ _REMEMBERED: Final = 1024
 _JOINED: Final = 16 * 1024
 """Up to so many bytes a body is copied behind its head, which is cheaper than handing over two buffers."""
 
+Elsewhere: TypeAlias = Callable[[StreamKey], Awaitable[str]]
+"""Where a viewer is to go instead: the beginning of a URL, ``http://host:port``, or ""."""
+
 Streams: TypeAlias = Callable[[], list[dict[str, Any]] | Awaitable[list[dict[str, Any]]]]
 
 
@@ -75,7 +78,8 @@ class ViewerSite:
 
     ``streams`` gives what the page lists, as plain data for JSON, at once or awaited.  ``header_seconds`` is the
     deadline for a connection's first request head.  ``feeds``: where other workers' HLS is found.  Proxies at
-    ``trust_forwarded_from``, addresses or networks, are believed for whom they ask (X-Forwarded-For).
+    ``trust_forwarded_from``, addresses or networks, are believed for whom they ask (X-Forwarded-For).  ``elsewhere`` is
+    asked before somebody is served who may be new.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class ViewerSite:
         version: str = "",
         header_seconds: float = HEADER_SECONDS,
         feeds: Feeds | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         settings = hls or HlsSettings()
         self._server = server
@@ -99,6 +104,7 @@ class ViewerSite:
         self._origins = frozenset(cors_origins)
         self._proxies = Networks(trust_forwarded_from)
         self._streams = streams
+        self._elsewhere = elsewhere
         self._rtmp_port = rtmp_port
         self._version = version
         self._page = {file.name: file for file in _page_files()}
@@ -202,6 +208,9 @@ class ViewerSite:
             if request.method == "OPTIONS":
                 return self._options(request)
             raise _Refused(405, "this server answers GET, HEAD and OPTIONS")
+        except _Moved as moved:
+            fields = self._fields(request, "", "no-store", more=f"Location: {moved.url}\r\n")
+            return _Answer(request, 307, fields)
         except _Refused as refusal:
             fields = self._fields(
                 request, "text/plain; charset=utf-8", "no-store", more=_REFUSAL.get(refusal.status, "")
@@ -213,6 +222,8 @@ class ViewerSite:
         media = _media(path, self._server.limits.max_name_bytes)
         if media is not None:
             key, kind, file = media
+            if kind != "segment":
+                await self._welcome(request, key, kind)
             if kind == "flv":
                 return await self._flv(request, key)
             if self._server.hooks.on_play is not None:
@@ -279,6 +290,25 @@ class ViewerSite:
         if not self._proxies:
             return peer
         return forwarded_for(peer, ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ())), self._proxies)
+
+    async def _welcome(self, request: web.BaseRequest, key: StreamKey, kind: str) -> None:
+        """Turn newcomers away while this is no time for them.  Raises ``_Moved`` and ``_Refused``.
+
+        An HLS player that watches already is only sent away when the server will soon be gone.
+        """
+        server = self._server
+        agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
+        known = kind == "playlist" and self.audience.knows(key, self._address(request), agent)
+        if known and not server.draining:
+            return
+        if self._elsewhere is not None and (base := await self._elsewhere(key)):
+            server.counters.refused["sent_elsewhere"] += 1
+            query = request.rel_url.raw_query_string
+            raise _Moved(f"{base}{request.path}?{query}" if query else f"{base}{request.path}")
+        why = "" if known else server.unwelcome()
+        if why:
+            server.counters.refused["draining" if server.draining else "busy"] += 1
+            raise _Refused(503, why)
 
     async def _allow(self, asked: Request) -> None:
         """Ask the hook.  Raises ``_Refused``."""
@@ -521,6 +551,14 @@ class _Refused(Exception):
         super().__init__(why)
         self.status = status
         self.why = why
+
+
+class _Moved(Exception):
+    """Another server serves this."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = url
 
 
 class _Media(NamedTuple):

@@ -167,7 +167,8 @@ class NodeSettings:
     """Address and TCP port where other nodes reach this one by RTMP, as "10.0.0.1:1935"; without it, rtmp.listen."""
 
     drain_seconds: float = 10.0
-    """Longest time, in seconds, from SIGTERM until the last connection is closed."""
+    """Longest time, in seconds, from SIGTERM until the last connection is closed.  Where there are other nodes,
+    publishers that do not leave by themselves are closed at the first key frame after a third of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +195,10 @@ class HttpSettings:
 
     trust_forwarded_from: NetworkList = ()
     """Addresses or networks of proxies that are believed for whom they ask (X-Forwarded-For)."""
+
+    redirect: bool = False
+    """Whether viewers that come while this node drains or is full are sent to the best other node (status 307), where
+    there is a registry.  While it drains, it then goes on listening for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +276,10 @@ class LimitSettings(Limits):
     """Most connections at once from one address; 0 is no cap.  Behind a balancer all clients share one, unless
     rtmp.proxy_from and http.trust_forwarded_from name it; then each worker process counts for itself."""
 
+    max_cpu_share: float = 0.0
+    """Part of a core above which a process turns newcomers away, whether they publish or play, as busy; those who are
+    there go on, and other nodes are let in.  0 is no cap."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
@@ -324,6 +333,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "limits.max_amf_items": (64, 1_000_000),
     "limits.max_connections": (1, 1_000_000),
     "limits.max_connections_per_address": (0, 1_000_000),
+    "limits.max_cpu_share": (0, 4),
     "timeouts.handshake": (0.01, 3600),
     "timeouts.connect": (0.01, 3600),
     "timeouts.request": (0.01, 3600),

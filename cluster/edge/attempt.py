@@ -13,6 +13,7 @@ from pyrtmp.aio.client import Client
 from pyrtmp.errors import RefusedError
 from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
+from pyrtmp.session.base import CAPS_EX, RECONNECT
 from pyrtmp.session.events import Event, StatusReceived, StreamSignalled
 from pyrtmp.settings import Limits
 
@@ -103,10 +104,14 @@ class Attempt:
         for message in held:
             take(message)
 
-    async def close(self) -> None:
-        """Hang up."""
+    def mute(self) -> None:
+        """Hand over nothing more: another one does, from this moment on."""
         self._take = None
         self._held = None
+
+    async def close(self) -> None:
+        """Hang up."""
+        self.mute()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -131,7 +136,8 @@ class Attempt:
     async def _play(self) -> None:
         # Redirections (connect answered with another address) are not followed: only known addresses are dialled.
         client = self._client = await Client.connect(
-            self._url, timeout=CONNECT_SECONDS, limits=self._limits, **self._own.entry()
+            self._url, timeout=CONNECT_SECONDS, limits=self._limits, capsEx=CAPS_EX | RECONNECT,
+            **self._own.entry(),
         )
         started = await client.play_into(self._received, timeout=PLAY_SECONDS)
         self.kin = Kin.read(started.info)

@@ -333,6 +333,8 @@ class Pull:
                 self.key, self, now, lineage=kin.lineage, hops=kin.hops, pulled=True)
             self._began = True
         before, self._current = self._current, attempt
+        if before is not None:
+            before.mute()
         self.changes += changed
         self._told = False
         _log.info("pulling", stream=str(self.key), upstream=str(attempt.upstream), node=kin.node or None,

@@ -39,6 +39,8 @@ class Pulls:
         self._closed = False
         self.started = 0
         """Pulls so far."""
+        self._changes = 0
+        """Of pulls that are over."""
 
     def __len__(self) -> int:
         return len(self._pulls)
@@ -67,6 +69,16 @@ class Pulls:
         if pull is not None:
             pull.give_up()
 
+    @property
+    def changes(self) -> int:
+        """Times that streams went on from another upstream, so far."""
+        return self._changes + sum(pull.changes for pull in self._pulls.values())
+
+    def upstream(self, key: StreamKey) -> str:
+        """Where a stream comes from, or ""."""
+        pull = self._pulls.get(key)
+        return "" if pull is None or pull.upstream is None else str(pull.upstream)
+
     def facts(self, now: float) -> list[PullFacts]:
         """All of them."""
         return [
@@ -81,5 +93,6 @@ class Pulls:
             await asyncio.gather(*(pull.close() for pull in list(self._pulls.values())))
 
     def _ended(self, pull: Pull) -> None:
+        self._changes += pull.changes
         if self._pulls.get(pull.key) is pull:
             del self._pulls[pull.key]

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from typing import Final
 
-from cluster.forward.push import Connect, ForwardFacts, Means, Push, explain
+from cluster.forward.push import Connect, ForwardFacts, Means, Push, Totals, explain
 from cluster.forward.settings import ForwardSettings
 from cluster.forward.target import Destination, Target
 from pyrtmp.aio.client import Client
@@ -59,12 +59,13 @@ class Forwarder:
         self._wanted = wanted
         self._extra_targets = extra_targets
         self._journal = journal
+        self.totals = Totals()
         # Reading the machine's certificates takes tens of milliseconds: once, and only for who needs them.
         self._means = Means(
             node, hops, connect, cache(ssl.create_default_context) if tls is None else lambda: tls,
-            limits or Limits(), self._settings, journal, copies, refused,
+            limits or Limits(), self._settings, journal, copies, refused, self.totals,
         )
-        self._sources: dict[Stream, _Source] = {}
+        self._sources: dict[Stream, Forwarded] = {}
         self._ending: dict[asyncio.Task[None], str] = {}
         """Forwards that are over but for their last bytes, and their places."""
 
@@ -105,7 +106,7 @@ class Forwarder:
         """A publisher started or took over."""
         if stream.relayed or stream in self._sources or not self._wanted(stream):
             return
-        source = self._sources[stream] = _Source(stream, self.publisher_left)
+        source = self._sources[stream] = Forwarded(stream, self.publisher_left)
         stream.outlets[source] = None
         self._adjust(source)
         if self._extra_targets is not None:
@@ -126,7 +127,7 @@ class Forwarder:
         for place in list(source.pushes):
             self._end(source, place)
 
-    def _adjust(self, source: _Source) -> None:
+    def _adjust(self, source: Forwarded) -> None:
         """Have exactly the forwards that a stream should have."""
         key = source.stream.key
         wanted: dict[str, Destination] = {}
@@ -141,7 +142,7 @@ class Forwarder:
                 after = [task for task, other in self._ending.items() if other == place]
                 source.pushes[place] = Push(source.stream, destination, self._means, after)
 
-    def _end(self, source: _Source, place: str) -> None:
+    def _end(self, source: Forwarded, place: str) -> None:
         push = source.pushes.pop(place)
         self._ending[push.task] = place
         push.task.add_done_callback(self._ending.pop)
@@ -152,7 +153,7 @@ class Forwarder:
             messages=facts.messages, dropped=facts.dropped, reconnects=facts.reconnects,
         )
 
-    async def _ask(self, source: _Source, extra_targets: ExtraTargets) -> None:
+    async def _ask(self, source: Forwarded, extra_targets: ExtraTargets) -> None:
         try:
             async with asyncio.timeout(self._settings.extra):
                 source.extra = tuple(await extra_targets(source.stream))
@@ -162,7 +163,7 @@ class Forwarder:
         self._adjust(source)
 
 
-class _Source:
+class Forwarded:
     """A published stream and its forwards; one of the stream's outlets, since those learn that the publisher left."""
 
     def __init__(self, stream: Stream, left: Callable[[Stream], None]) -> None:

@@ -61,6 +61,13 @@ class ForwardFacts:
     """How long the oldest byte that was not sent waits."""
 
 
+@dataclass(slots=True)
+class Totals:
+    """Of all forwards of a node, those that are over included."""
+
+    failures: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Means:
     """What all forwards of a node share."""
@@ -76,6 +83,7 @@ class Means:
     copies: bool
     """Whether the target gets a copy of what stays this node's own."""
     refused: Callable[[Stream, RefusedError], None]
+    totals: Totals
 
 
 class Push:
@@ -198,6 +206,8 @@ class Push:
     def _failed(self, error: Exception) -> float:
         """Note a failure; how long to wait."""
         self._error = explain(error)
+        if not self._ended.done():
+            self._means.totals.failures += 1
         if self._error != self._told and not self._ended.done():
             self._told = self._error
             self._means.journal.warning("forward_failed", **self._names(), error=self._error)

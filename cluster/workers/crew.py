@@ -126,13 +126,13 @@ class Crew:
                 _log.warning("worker_drain_cut_short", worker=number, pid=old.pid)
                 old.kill()
 
-    async def drain(self, seconds: float) -> None:
-        """Have all workers let their clients go within ``seconds``, and end."""
+    async def drain(self, seconds: float, *, handover: bool) -> None:
+        """Have all workers let their clients go within ``seconds``, to other nodes or for good, and end."""
         self._closing = True
         working = list(self)
         for process in working:
             process.enter(Phase.DRAINING)
-            process.tell(messages.Drain(seconds, False))
+            process.tell(messages.Drain(seconds, False, handover))
         await asyncio.gather(*(process.wait() for process in working))
 
     async def close(self) -> None:

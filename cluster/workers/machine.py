@@ -12,9 +12,11 @@ from typing import Final, TypeVar
 import structlog
 
 from cluster import facts
+from cluster.edge.pulls import PullFacts
 from cluster.facts import ClientFacts, StreamFacts, merge_clients, merge_streams
+from cluster.forward.push import ForwardFacts
 from cluster.reloading import Reloaded
-from cluster.reports import CLIENTS, STREAMS, Entries, Numbers, merge
+from cluster.reports import CLIENTS, FORWARDS, PULLS, STREAMS, Entries, Numbers, merge
 from cluster.workers.crew import Crew
 from cluster.workers.messages import Question
 from cluster.workers.process import Process
@@ -22,7 +24,7 @@ from pyrtmp.counters import Counters
 
 _PAGE_SECONDS: Final = 1.0
 
-Entry = TypeVar("Entry", StreamFacts, ClientFacts)
+Entry = TypeVar("Entry", StreamFacts, ClientFacts, ForwardFacts, PullFacts)
 
 _log = structlog.get_logger(__name__)
 
@@ -38,12 +40,14 @@ class Machine:
         ready: Callable[[], bool],
         reload: Callable[[], Reloaded],
         restart: Callable[[], bool],
+        drain: Callable[[], bool] = lambda: False,
     ) -> None:
         self._crew = crew
         self._counters = counters
         self._ready = ready
         self._reload = reload
         self._restart = restart
+        self._drain = drain
         self._retired = Numbers()
         """Counters of workers that ended."""
         self._page = b"[]"
@@ -99,6 +103,17 @@ class Machine:
 
     async def end_stream(self, app: str, name: str) -> bool:
         return await self._any("end", app, name)
+
+    async def forwards(self) -> list[ForwardFacts]:
+        lists = await self._entries(FORWARDS, "forwards")
+        return sorted((each for some in lists for each in some), key=lambda each: (each.stream, each.target))
+
+    async def pulls(self) -> list[PullFacts]:
+        lists = await self._entries(PULLS, "pulls")
+        return sorted((each for some in lists for each in some), key=lambda each: each.key)
+
+    async def drain(self) -> bool:
+        return self._drain()
 
     async def reload(self) -> Reloaded:
         return self._reload()

@@ -23,7 +23,8 @@ Text = Annotated[str, Field(max_length=8193)]
 Time = Annotated[int, Field(ge=-(1 << 62), le=1 << 62)]
 
 Question = Literal[
-    "numbers", "streams", "stream", "clients", "client", "kick", "end", "challenge", "lose", "time", "page", "resolve"
+    "numbers", "streams", "stream", "clients", "client", "forwards", "pulls", "kick", "end", "challenge", "lose",
+    "time", "page", "resolve", "elsewhere",
 ]
 """What can be asked."""
 
@@ -143,6 +144,8 @@ class Drain:
     seconds: Annotated[float, Field(ge=0, le=86400)]
     gently: bool
     """Others take the clients: one after the other, publishers last."""
+    handover: bool = False
+    """Other nodes take them, see ``cluster.handover``."""
 
 
 @validated(frozen=True, slots=True, config=_STRICT)

@@ -14,9 +14,10 @@ from typing import Any, Final
 import structlog
 
 from cluster.config import Address, Config
+from cluster.handover import has_others
 from cluster.lifecycle import Lifecycle
 from cluster.opening import StartError, open_listener, raise_descriptor_limit
-from cluster.sources import BUSY_SHARE
+from cluster.stress import stress
 from cluster.workers import messages
 from cluster.workers.channel import pair
 from cluster.workers.claims import Registry
@@ -44,11 +45,13 @@ class Supervisor(Lifecycle):
         self._restarting: asyncio.Task[None] | None = None
         self._counters = Counters()
         self._journal = structlog.get_logger("supervisor")
-        self._listeners: list[Listener] = []
+        self._listeners: dict[str, list[Listener]] = {}
+        """By protocol."""
         self._registry = Registry(self._announce, config.stream.grace_seconds)
         self._crew = Crew(config.node.workers, config, self)
         self._machine = Machine(
-            self._crew, self._counters, ready=self.ready, reload=self.reload, restart=self.restart_workers
+            self._crew, self._counters, ready=self.ready, reload=self.reload, restart=self.restart_workers,
+            drain=self.order_drain,
         )
         self._ticking: asyncio.TimerHandle | None = None
         self._proxies = _proxies(config)
@@ -72,7 +75,7 @@ class Supervisor(Lifecycle):
             raise StartError("the worker processes end as soon as they are started; see what they wrote above")
         for protocol, sockets in (("rtmp", rtmp), ("http", http)):
             accept = partial(self._accept, protocol)
-            self._listeners += [Listener(sock, accept, self._counters, self._journal) for sock in sockets]
+            self._listeners[protocol] = [Listener(sock, accept, self._counters, self._journal) for sock in sockets]
         self._tick()
         await self._open_sources(self)
         await self._opened(workers=config.node.workers)
@@ -81,11 +84,13 @@ class Supervisor(Lifecycle):
         self._draining = True
         if self._sources is not None:
             self._sources.drain()
-        self._stop_accepting()
+        self._stop_accepting(but="http" if self._config.http.redirect else "")
         if self._restarting is not None:
             self._restarting.cancel()
         seconds = self._config.node.drain_seconds
-        ends = [self._crew.drain(seconds)]
+        numbers = [process.numbers for process in self._crew if process.numbers is not None]
+        handover = has_others(self._config, sum(each.now.nodes for each in numbers))
+        ends = [self._crew.drain(seconds, handover=handover)]
         if self._demo is not None:
             ends.append(self._demo.close())
         ended = [asyncio.ensure_future(end) for end in ends]
@@ -118,10 +123,11 @@ class Supervisor(Lifecycle):
         if self._api is not None:
             await self._api.close()
 
-    def _stop_accepting(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
+    def _stop_accepting(self, but: str = "") -> None:
+        for protocol, listeners in self._listeners.items():
+            if protocol != but:
+                while listeners:
+                    listeners.pop().close()
 
     def ready(self) -> bool:
         return not self._draining and any(process.phase is Phase.READY for process in self._crew)
@@ -211,6 +217,8 @@ class Supervisor(Lifecycle):
                 self._link_again(process, message.serial)
             case messages.Ask(what="page"):
                 self._do(self._tell_page(process, message.request))
+            case messages.Ask(what="elsewhere", arguments=[app, name]):
+                self._do(self._tell_elsewhere(process, message.request, StreamKey(app, name)))
             case messages.Ask(what="resolve", arguments=[app, name, kind]):
                 self._do(self._tell_upstreams(process, message.request, StreamKey(app, name), kind))
             case _:
@@ -281,15 +289,27 @@ class Supervisor(Lifecycle):
             self._sources.release(key)
 
     def _stress(self) -> float:
-        shares = [process.numbers.now.cpu_share for process in self._crew if process.numbers is not None]
-        return sum(shares) / len(shares) / BUSY_SHARE if shares else 0.0
+        # The average: newcomers go to the worker that is least busy.  One that hangs counts as full, not as more.
+        now = [process.numbers.now for process in self._crew if process.numbers is not None]
+        return sum(min(stress(each.cpu_share, each.loop_lag), 1.5) for each in now) / len(now) if now else 0.0
+
+    def _busy(self) -> bool:
+        share = self._config.limits.max_cpu_share
+        now = [process.numbers.now for process in self._crew if process.numbers is not None]
+        return bool(share and now) and all(each.cpu_share > share for each in now)
 
     # cluster.sources.Publishers
 
     async def challenge(self, key: StreamKey) -> bool:
         """Whether the stream's publisher here lets go of it."""
         serial = self._registry.holder(key)
-        return serial is None or await self._challenge(key, serial)
+        if serial is None:
+            return True
+        holder = self._crew[serial]
+        if self._draining and holder is not None:  # whoever publishes it elsewhere is to have it
+            await self._take_away(holder, key)
+            return True
+        return await self._challenge(key, serial)
 
     def lose(self, key: StreamKey) -> None:
         """The stream is another node's now."""
@@ -311,6 +331,9 @@ class Supervisor(Lifecycle):
         found = await self._resolve(key, kind="publish" if kind == "publish" else "play")
         body = json.dumps([(each.host, each.port, each.node) for each in found]).encode()
         process.asking.answer(request, True, body)
+
+    async def _tell_elsewhere(self, process: Process, request: int, key: StreamKey) -> None:
+        process.asking.answer(request, True, (await self._elsewhere(key)).encode())
 
     async def _find_time(self, key: StreamKey, claimant: Process) -> None:
         """Learn from those who have viewers of a stream how far it had got when its worker was lost."""

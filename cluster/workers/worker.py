@@ -23,7 +23,7 @@ from cluster import logs
 from cluster.edge.upstreams import Kind, Upstream
 from cluster.engine import Engine
 from cluster.opening import freeze_heap, raise_descriptor_limit, run_loop
-from cluster.reports import CLIENTS, STREAMS
+from cluster.reports import CLIENTS, FORWARDS, PULLS, STREAMS
 from cluster.workers import messages
 from cluster.workers.asking import Asking
 from cluster.workers.channel import MAX_MESSAGE, Channel, close_all
@@ -54,7 +54,10 @@ class Worker:
         self._page: list[dict[str, Any]] = []
         self._page_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
-        self.engine = Engine(boot.config, worker=boot.worker, rtmp_port=boot.rtmp_port, streams=self._list_streams)
+        self.engine = Engine(
+            boot.config, worker=boot.worker, rtmp_port=boot.rtmp_port, streams=self._list_streams,
+            elsewhere=self._elsewhere,
+        )
         self.channel = Channel(sock, self._received, self._lost)
         self._asking = Asking(self.channel)
         server = self.engine.server
@@ -182,6 +185,10 @@ class Worker:
             case "client", [id]:
                 client = facts.client(id)
                 return True, CLIENTS.to_json([] if client is None else [client])
+            case "forwards", []:
+                return True, FORWARDS.to_json(engine.forwards())
+            case "pulls", []:
+                return True, PULLS.to_json(engine.pulled())
             case "kick", [id]:
                 return engine.kick_client(id), b""
             case "end", [app, name]:
@@ -229,6 +236,13 @@ class Worker:
             return []
         return [Upstream(*each) for each in answer]
 
+    async def _elsewhere(self, key: StreamKey) -> str:
+        """Where a viewer should go that this node should not take, or ""."""
+        try:
+            return (await self._asking.ask("elsewhere", *key)).decode()
+        except (ConnectionError, TimeoutError):
+            return ""
+
     # The end
 
     async def _drain(self, message: messages.Drain) -> None:
@@ -238,7 +252,7 @@ class Worker:
             self._directory.close()
             await self.engine.site.close()
         # Who is impatient tells the supervisor, which ends this process.
-        await self.engine.drain(message.seconds, asyncio.Event())
+        await self.engine.drain(message.seconds, asyncio.Event(), handover=message.handover)
         self._tell(messages.Drained())
         self._over.set()
 

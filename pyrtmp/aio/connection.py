@@ -26,6 +26,7 @@ from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.message import DATA_AMF0, Message
 from pyrtmp.names import StreamKey
 from pyrtmp.session import ServerSession
+from pyrtmp.session.base import RECONNECT
 from pyrtmp.session.events import (
     CallReceived,
     ConnectAsked,
@@ -81,6 +82,7 @@ class Connection(asyncio.Protocol):
         "protocol",
         "publishing",
         "query",
+        "reconnects",
         "sending",
         "server",
         "session",
@@ -103,6 +105,8 @@ class Connection(asyncio.Protocol):
         self.address = address
         self.agent = ""
         self.kin = STRANGER
+        self.reconnects = False
+        """It said that it may be asked to reconnect."""
         self.app = ""
         self.query = ""
         self.since = self._since = monotonic()
@@ -246,6 +250,12 @@ class Connection(asyncio.Protocol):
             self.server.journal.info("kicked", conn=self.id, address=self.address)
             self.close()
 
+    def ask_to_reconnect(self) -> None:
+        """Have the client move to another server, if it knows how to."""
+        if not self.closing and self.session.state is Phase.CONNECTED:
+            self.session.ask_to_reconnect("The server is draining.")
+            self.flush()
+
     # Deadlines
 
     def check(self, now: float) -> None:
@@ -319,6 +329,12 @@ class Connection(asyncio.Protocol):
         self.app, self.query = event.app, event.query
         self.agent = str(event.parameters.get("flashVer", ""))[:128]
         self.kin = Kin.read(event.parameters)
+        abilities = event.parameters.get("capsEx")
+        self.reconnects = isinstance(abilities, float) and 0 <= abilities < 2**32 and bool(int(abilities) & RECONNECT)
+        unwelcome = self.server.unwelcome(self.kin)
+        if unwelcome:
+            self._connect(RefusedError("NetConnection.Connect.Rejected", unwelcome))
+            return
         request = Request(self.id, self.address, self.protocol, event.app, None, event.query, event.parameters)
         self._decide(self.server.hooks.on_connect, request, self._connect)
 

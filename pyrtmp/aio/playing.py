@@ -226,6 +226,13 @@ class Playing:
         viewer.leave()
         connection.done(connection.server.hooks.on_play_done, play.request)
 
+    def end(self) -> None:
+        """What it plays is over for this client: it gets the rest."""
+        for play in self._plays.values():
+            if play.viewer is not None:
+                play.viewer.end()
+                self._connection.server.rounds.wake_once(play.stream)
+
     def close(self) -> None:
         """The connection ends."""
         for msid in list(self._plays):

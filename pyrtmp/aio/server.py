@@ -19,6 +19,7 @@ from pyrtmp.counters import Counters
 from pyrtmp.hooks import Hooks
 from pyrtmp.hub import Hub
 from pyrtmp.journal import Journal, LoggingJournal
+from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.names import StreamKey
 from pyrtmp.networks import Networks
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
@@ -102,6 +103,10 @@ class Server:
         self.hub = Hub(stream or StreamSettings(), self.rounds.wake, journal=self.journal)
         self.claims: Claims | None = None
         """Asked before anybody publishes, where other processes take publishers too."""
+        self.draining = False
+        """Connections go on, but nobody new is welcome."""
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether newcomers would be too much; set by whoever knows."""
         self.clients: dict[str, Client] = {}
         self.started = monotonic()
         self._max_connections = max_connections
@@ -210,6 +215,13 @@ class Server:
         client.address = address
         self._per_address[address] += 1
         return True
+
+    def unwelcome(self, kin: Kin = STRANGER) -> str:
+        """Why a newcomer is turned away, or ``""``.  Another node is not too much: it is one connection for all its
+        viewers."""
+        if self.draining:
+            return "the server is draining"
+        return "the server is busy" if not kin.node and self.busy() else ""
 
     def add_client(self, client: Client) -> None:
         """Count a connection among the clients."""

@@ -31,8 +31,11 @@ STATUS_CSID: Final = 5
 FOURCC: Final = ("av01", "vp09", "vp08", "hvc1", "avc1", "Opus", "fLaC", "ac-3", "ec-3", ".mp3", "mp4a")
 """Enhanced RTMP codecs this package passes on."""
 
+RECONNECT: Final = 1
+"""Enhanced RTMP v2 ``CapsExMask``: may be asked to reconnect."""
+
 CAPS_EX: Final = 2 | 4 | 8
-"""Enhanced RTMP v2 ``CapsExMask``: Multitrack, ModEx, TimestampNanoOffset (not Reconnect)."""
+"""The same: Multitrack, ModEx, TimestampNanoOffset."""
 
 WINDOW: Final = 2_500_000
 """Acknowledgement window in bytes that this package announces (Flash Media Server's value)."""

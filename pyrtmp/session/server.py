@@ -18,6 +18,7 @@ from pyrtmp.session.base import (
     COMMAND_CSID,
     CONTROL_CSID,
     FOURCC,
+    RECONNECT,
     STATUS_CSID,
     WINDOW,
     Session,
@@ -106,7 +107,7 @@ class ServerSession(Session):
             info["fourCcList"] = list(FOURCC)
             info["videoFourCcInfoMap"] = {"*": _CAN_FORWARD}
             info["audioFourCcInfoMap"] = {"*": _CAN_FORWARD}
-            info["capsEx"] = CAPS_EX
+            info["capsEx"] = CAPS_EX | RECONNECT
         self._send_command(
             COMMAND_CSID, 0, "_result", self._connect_transaction,
             {"fmsVer": "FMS/3,5,7,7009", "capabilities": 31, "mode": 1}, info, amf3=self._amf3,
@@ -183,6 +184,14 @@ class ServerSession(Session):
         if more:
             info |= more
         self._send_command(STATUS_CSID, msid, "onStatus", 0, None, info, amf3=self._amf3)
+
+    def ask_to_reconnect(self, description: str) -> None:
+        """Enhanced RTMP v2, Reconnect Request: go on until the next media boundary, then connect again and leave.
+
+        Without a tcUrl, which would send the client to an address that perhaps it cannot reach: a balancer that it
+        came through knows better.
+        """
+        self.status(0, "NetConnection.Connect.ReconnectRequest", description)
 
     def resume(self) -> list[Event]:
         """What was held back behind a question that has been answered.  Raises ``PeerError`` as ``receive`` does."""

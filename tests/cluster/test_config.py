@@ -513,7 +513,7 @@ def test_an_open_api_keeps_its_token() -> None:
 
 
 def test_every_number_has_bounds_and_its_default_is_inside() -> None:
-    numbers = {each.name: each for each in options().values() if isinstance(each.default, int | float)}
+    numbers = {each.name: each for each in options().values() if type(each.default) in (int, float)}
     assert set(BOUNDS) == set(numbers)
     for name, (low, high) in BOUNDS.items():
         assert low <= numbers[name].default <= high, name

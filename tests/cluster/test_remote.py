@@ -43,6 +43,34 @@ def test_status_of_workers() -> None:
     ]
 
 
+def test_status_of_a_node_among_others() -> None:
+    nodes = [
+        {"id": "e1", "role": "edge", "group": "a", "rtmp": "10.0.0.1:1935", "http": "10.0.0.1:8080", "stress": 0.25,
+         "draining": False},
+        {"id": "o1", "role": "origin", "group": "", "rtmp": "10.0.0.2:1935", "http": "", "stress": 1.5,
+         "draining": False},
+        {"id": "o2", "role": "origin", "group": "", "rtmp": "10.0.0.3:1935", "http": "", "stress": 0, "draining": True},
+    ]  # fmt: skip
+    cluster = {
+        "stress": 0.25, "registry": {"url": "redis://r:6379/0", "up": False}, "nodes": nodes, "pulls": 3,
+        "forwards": {"waiting": 1, "live": 2}, "forward_failures": 4,
+    }  # fmt: skip
+    lines = status_text(SUMMARY | {"data": SUMMARY["data"] | {"cluster": cluster}}).splitlines()
+    assert lines[5:] == [
+        "load        25% of what it should have",
+        "pulls       3 from other nodes",
+        "forwards    2 live, 1 waiting; 4 failures",
+        "registry    redis://r:6379/0, does not answer",
+        "",
+        "NODE  ROLE    GROUP  RTMP           HTTP           LOAD  STATE",
+        "e1    edge    a      10.0.0.1:1935  10.0.0.1:8080  25%   ready",
+        "o1    origin  -      10.0.0.2:1935  -              150%  full",
+        "o2    origin  -      10.0.0.3:1935  -              0%    draining",
+    ]
+    alone = {**cluster, "registry": None, "pulls": 0, "forwards": {}, "forward_failures": 0}
+    assert status_text(SUMMARY | {"data": SUMMARY["data"] | {"cluster": alone}}) == status_text(SUMMARY)
+
+
 def test_streams() -> None:
     assert streams_text({"streams": []}) == "No streams."
 

@@ -11,7 +11,8 @@ import pytest
 
 from cluster import reports
 from cluster.facts import ClientFacts, Facts, StreamFacts
-from cluster.reports import CLIENTS, STREAMS, Gauges, Load, Numbers, merge
+from cluster.reports import CLIENTS, STREAMS, Gauges, Numbers, merge
+from cluster.stress import Load
 from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.counters import Counters
 from pyrtmp.forms import RtmpForm
@@ -93,13 +94,14 @@ def full() -> Numbers:
         setattr(counters, name, Counter(chunk=number) if name in ("refused", "plays", "bytes_out") else number)
     values: dict[str, Any] = {
         "clients": {"rtmp": {"play": 1}}, "viewers": {"rtmp": 1}, "cpu_share": 0.5, "round_delay": 0.25,
+        "loop_lag": 0.125, "forwards": {"live": 2, "waiting": 1},
         "kbps_in": 1.5, "kbps_out": 2.5,
     }  # fmt: skip
     for number, each in enumerate(fields(Gauges), 20):
         values.setdefault(each.name, frozenset({number}) if each.name in ("gone", "awaited", "watchers") else number)
     return Numbers(
         worker=3, pid=5, restarts=7, counters=counters, cpu_seconds=9.5, ipc_bytes_in=11, ipc_bytes_out=13,
-        now=Gauges(**values),
+        forward_failures=15, pull_changes=17, now=Gauges(**values),
     )  # fmt: skip
 
 
@@ -184,6 +186,7 @@ def test_numbers_add_up() -> None:
         assert after == (Counter(chunk=before["chunk"] * 2) if isinstance(before, Counter) else before * 2), each.name
     assert sum.now.clients == {"rtmp": {"play": 2, "idle": 4}, "flv": {}}
     assert (sum.now.cpu_share, sum.now.round_delay) == (0.75, 0.25)
+    assert (sum.now.loop_lag, sum.now.forwards) == (0.125, {"live": 4, "waiting": 2})
     assert (sum.now.kbps_out, sum.now.held, sum.now.viewers) == (5.0, one.now.held * 2, {"rtmp": 2})
     # Sets are of the same things.
     assert sum.now.watchers == one.now.watchers and len(sum.now.awaited) == 1

@@ -192,7 +192,7 @@ def test_an_enhanced_client_is_told_what_passes(offer: dict[str, Any]) -> None:
     info = peer.commands()[0][3]
     assert {"av01", "hvc1", "vp09", "Opus", "ac-3", "fLaC"} <= set(info["fourCcList"])
     assert info["videoFourCcInfoMap"] == info["audioFourCcInfoMap"] == {"*": 4}
-    assert info["capsEx"] == 2 + 4 + 8
+    assert info["capsEx"] == 1 + 2 + 4 + 8
 
 
 @pytest.mark.parametrize("app", ["", "a b", "../x", "live//x", "\n", None, 5.0, ["live"], "x" * 300])

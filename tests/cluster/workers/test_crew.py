@@ -336,7 +336,7 @@ async def test_draining_ends_all_and_replaces_none(make: Callable[[int], Subject
     crew = subject.crew
     crew.start(1935)
     await subject.ready()
-    await asyncio.wait_for(crew.drain(30), 5)
+    await asyncio.wait_for(crew.drain(30, handover=False), 5)
     assert [child.of(messages.Drain) for child in subject.children[:2]] == [[messages.Drain(30, False)]] * 2
     assert all(child.ended and not child.signals for child in subject.children[:2])
     await eventually(lambda: list(crew) == [])

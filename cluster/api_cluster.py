@@ -1,0 +1,121 @@
+"""The part of the API that is about other nodes: what is passed on and fetched, who is there, and who should serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+from aiohttp import web
+
+from cluster.edge.pulls import PullFacts
+from cluster.edge.upstreams import Kind
+from cluster.fleet import Fleet
+from cluster.forward.push import ForwardFacts
+from cluster.neighbours import Neighbours
+from cluster.placement import NobodyError, urls
+from cluster.registry import NodeRecord
+from cluster.reports import Numbers
+from pyrtmp.names import make_key, problem
+
+MAX_NAME_BYTES: Final = 1024
+"""Longest stream name that is placed."""
+
+_KINDS: Final[dict[str, Kind]] = {"publish": "publish", "play": "play"}
+
+
+class ClusterApi:
+    """``answer`` makes a response of some fields."""
+
+    def __init__(self, fleet: Fleet, neighbours: Neighbours, answer: Callable[..., web.Response]) -> None:
+        self._fleet = fleet
+        self._neighbours = neighbours
+        self._answer = answer
+
+    def routes(self) -> list[web.RouteDef]:
+        """Paths and who answers them."""
+        return [
+            web.get("/api/v1/forwards", self._get_forwards),
+            web.get("/api/v1/pulls", self._get_pulls),
+            web.get("/api/v1/nodes", self._get_nodes),
+            web.get("/api/v1/place", self._get_place),
+        ]
+
+    def summary(self, numbers: Numbers) -> dict[str, Any]:
+        """For ``/api/v1/summaries``."""
+        now = numbers.now
+        return {
+            "stress": self._neighbours.stress,
+            "registry": self._registry(),
+            "nodes": [_node(each) for each in self._neighbours.nodes()],
+            "pulls": now.pulls,
+            "forwards": now.forwards,
+            "forward_failures": numbers.forward_failures,
+        }
+
+    async def _get_forwards(self, request: web.Request) -> web.Response:
+        now = monotonic()
+        return self._answer({"forwards": [_forward(each, now) for each in await self._fleet.forwards()]})
+
+    async def _get_pulls(self, request: web.Request) -> web.Response:
+        return self._answer({"pulls": [_pull(each) for each in await self._fleet.pulls()]})
+
+    async def _get_nodes(self, request: web.Request) -> web.Response:
+        nodes = [_node(each) for each in self._neighbours.nodes()]
+        return self._answer({"registry": self._registry(), "nodes": nodes})
+
+    async def _get_place(self, request: web.Request) -> web.Response:
+        stream, kind = request.query.get("stream", "").strip("/"), _KINDS.get(request.query.get("kind", "publish"))
+        if kind is None:
+            raise web.HTTPBadRequest(text="kind should be publish or play")
+        app, _, name = stream.rpartition("/")
+        wrong = problem(stream, MAX_NAME_BYTES) or ("" if app else "a stream is app/name")
+        if wrong:
+            raise web.HTTPBadRequest(text=f"stream: {wrong}")
+        key = make_key(app, name)
+        try:
+            node = await self._neighbours.place(key, kind)
+        except NobodyError as error:
+            raise web.HTTPServiceUnavailable(text=str(error), headers={"Retry-After": "1"}) from None
+        return self._answer(urls(node, key))
+
+    def _registry(self) -> dict[str, Any] | None:
+        facts = self._neighbours.registry
+        return None if facts is None else {"url": facts.name, "up": facts.up}
+
+
+def _forward(forward: ForwardFacts, now: float) -> dict[str, Any]:
+    return {
+        "stream": forward.stream,
+        "target": forward.target,
+        "state": forward.state,
+        "seconds": round(now - forward.since, 1),
+        "delay": round(forward.delay_seconds, 3),
+        "error": forward.error,
+        "attempts": forward.attempts,
+        "reconnects": forward.reconnects,
+        "bytes": forward.bytes,
+        "messages": forward.messages,
+        "dropped": forward.dropped,
+    }
+
+
+def _pull(pull: PullFacts) -> dict[str, Any]:
+    return {
+        "stream": str(pull.key),
+        "upstream": pull.upstream or None,
+        "seconds": round(pull.seconds, 1),
+        "changes": pull.changes,
+    }
+
+
+def _node(node: NodeRecord) -> dict[str, Any]:
+    return {
+        "id": node.id,
+        "role": node.role,
+        "group": node.group,
+        "rtmp": node.rtmp,
+        "http": node.http,
+        "stress": node.stress,
+        "draining": node.draining,
+    }
