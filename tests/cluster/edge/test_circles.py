@@ -28,7 +28,7 @@ async def test_edges_in_a_row(nodes: Nodes) -> None:
     player.sock.close()
     await ended(second)
     await ended(first)
-    assert not plays(origin)
+    await eventually(lambda: not plays(origin))
 
 
 async def test_two_edges_that_ask_each_other(nodes: Nodes) -> None:

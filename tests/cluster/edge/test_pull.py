@@ -102,7 +102,7 @@ async def test_nobody_asks_for_nobody(nodes: Nodes) -> None:
 @pytest.mark.parametrize("pause", [0.0, 0.01, 0.1, 1.0])
 async def test_who_comes_back_always_gets_media(nodes: Nodes, pause: float) -> None:
     origin = await nodes.origin()
-    edge = await nodes.edge(origin, linger=0.3)
+    edge = await nodes.edge(origin, linger=1.0 if pause < 0.3 else 0.3)
     source = await nodes.source(origin)
     await source.pictures(1)
     for _ in range(2 if pause >= 1 else 6):

@@ -225,7 +225,7 @@ async def test_races_have_one_winner(make: Make) -> None:
 
 
 async def test_races_for_a_stream_whose_owner_died_have_one_winner(make: Make) -> None:
-    a, b, c = await started(make, "a", "b", "c", alive_seconds=0.1)
+    a, b, c = await started(make, "a", "b", "c", alive_seconds=1.0)
     keys = [StreamKey("live", f"race{number}") for number in range(20)]
     for key in keys:
         await c.claim(key)
