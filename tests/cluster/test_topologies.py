@@ -1,6 +1,6 @@
 """Clusters of real nodes that lose their members while people watch.
 
-``PYRTMP_ROUNDS`` sets how often a node is lost (default 2).
+``FAULT_ROUNDS`` sets how often a node is lost (default 2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.cluster.registry.servers import MISSING
 from tests.cluster.topologies import cluster
 from tests.cluster.workers.real_node import FPS, GOP, eventually, exists
 
-ROUNDS: Final = int(os.environ.get("PYRTMP_ROUNDS", "2"))
+ROUNDS: Final = int(os.environ.get("FAULT_ROUNDS", "2"))
 
 GAP_SECONDS: Final = {signal.SIGKILL: 0.5, signal.SIGSTOP: 3.0}
 """Longest silence of a viewer when the node is lost that its stream is fetched from, and another has a copy."""
