@@ -103,11 +103,11 @@ class SourceManager:
             raise RefusedError("NetStream.Publish.BadName", f"{key} is already being published.") from taken
 
     def release(self, key: StreamKey) -> None:
-        """Its publisher left."""
+        """Its publisher left: give back whatever is held, a copy that became this node's own stream, too."""
         if key in self._copies:
             self._copies.discard(key)
             self._do(self.keeper.drop_copy(key))
-        elif self.keeper.lease(key) is not None:
+        if self.keeper.lease(key) is not None:
             self._do(self.keeper.release(key))
 
     # Where streams are
