@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
-from hashlib import blake2b
 from typing import Any, Final
 
-from cluster.edge.upstreams import Kind
+from cluster.edge.upstreams import Kind, spread
 from cluster.registry import NodeRecord
 from pyrtmp.names import StreamKey
 
@@ -109,8 +108,3 @@ def urls(node: NodeRecord, key: StreamKey) -> dict[str, Any]:
         "flv": http and f"{http}.flv",
         "hls": http and f"{http}.m3u8",
     }
-
-
-def spread(key: StreamKey, node: str) -> float:
-    """The same order of the nodes at every edge, another one for each stream."""
-    return int.from_bytes(blake2b(f"{key} {node}".encode(), digest_size=6).digest()) / (1 << 48)

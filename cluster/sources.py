@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import structlog
 
 from cluster.config import Config
-from cluster.edge.upstreams import Upstream
-from cluster.placement import Placement, spread
+from cluster.edge.upstreams import Upstream, spread
+from cluster.placement import Placement
 from cluster.registry import Keeper, Lease, NodeRecord, TakenError, connect, parse
 from pyrtmp.errors import RefusedError
 from pyrtmp.names import StreamKey

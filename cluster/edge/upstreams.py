@@ -29,9 +29,8 @@ class Upstream:
 
     def url(self, key: StreamKey, query: str = "") -> str:
         """Where to play the stream."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
         more = f"?{quote(query, safe=_SAFE)}" if query else ""
-        return f"rtmp://{host}:{self.port}/{key.app}/{key.name}{more}"
+        return f"rtmp://{self}/{key}{more}"
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -64,7 +63,7 @@ class Upstreams:
     async def find(self, key: StreamKey) -> list[Upstream]:
         """All there are to try, the best first."""
         known = () if self._resolve is None else await self._resolve(key)
-        ordered = sorted(self.origins, key=lambda each: _weight(key, each), reverse=True)
+        ordered = sorted(self.origins, key=lambda each: spread(key, each), reverse=True)
         addresses = {(each.host, each.port): each for each in (*reversed(ordered), *reversed(known))}
         found = [addresses.pop((each.host, each.port)) for each in (*known, *ordered)
                  if (each.host, each.port) in addresses]
@@ -84,5 +83,6 @@ class Upstreams:
         self._failed.pop(upstream, None)
 
 
-def _weight(key: StreamKey, upstream: Upstream) -> bytes:
-    return blake2b(f"{key} {upstream}".encode(), digest_size=8).digest()
+def spread(key: StreamKey, node: object) -> float:
+    """The same order of the nodes at every edge, another one for each stream."""
+    return int.from_bytes(blake2b(f"{key} {node}".encode(), digest_size=6).digest()) / (1 << 48)

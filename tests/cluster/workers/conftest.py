@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
 import uvloop
+
+from tests.cluster.workers.members import Machine
+from tests.descriptors import descriptors
+from tests.pyrtmp.aio.net import eventually
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells start background jobs so, and what ignores a signal hands that on to its children.
@@ -20,3 +25,15 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Callable[
     if item.path.name in ON_BOTH_LOOPS:
         factories["uvloop"] = uvloop.new_event_loop
     return factories
+
+
+@pytest.fixture
+async def machine() -> AsyncIterator[Machine]:
+    """Nothing it opened is open at the end."""
+    (await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)).close()  # what a loop keeps for itself
+    before = descriptors()
+    machine = Machine()
+    yield machine
+    await machine.close()
+    await eventually(lambda: descriptors() <= before)
+    assert descriptors() == before

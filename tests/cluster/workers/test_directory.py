@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
-
 from cluster.workers import messages
 from cluster.workers.channel import pair
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import State
 from tests.cluster.workers.members import CAM, Machine, gop, numbers_reach
-from tests.descriptors import descriptors
 from tests.pyrtmp.aio.net import eventually
 
 OTHER = StreamKey("live", "other")
-
-
-@pytest.fixture
-async def machine() -> AsyncIterator[Machine]:
-    (await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)).close()  # what a loop keeps for itself
-    before = descriptors()
-    machine = Machine()
-    yield machine
-    await machine.close()
-    await eventually(lambda: descriptors() <= before)
-    assert descriptors() == before
 
 
 async def linked(machine: Machine, count: int = 2) -> None:

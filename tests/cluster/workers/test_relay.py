@@ -57,18 +57,6 @@ TIGHT = StreamSettings(segment_bytes=50_000, log_bytes=400_000, log_seconds=4)
 WRONG_CONFIG = b"\x17\0\0\0\0another configuration"
 
 
-@pytest.fixture
-async def machine() -> AsyncIterator[Machine]:
-    """Nothing it opened is open at the end."""
-    (await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)).close()  # what a loop keeps for itself
-    before = descriptors()
-    machine = Machine()
-    yield machine
-    await machine.close()
-    await eventually(lambda: descriptors() <= before)
-    assert descriptors() == before
-
-
 async def viewers(machine: Machine, *members: Member) -> list[Tape]:
     """One of each kind at each member."""
     return [await view(member) for member in members for view in (machine.player, machine.flv)]
