@@ -15,6 +15,7 @@ from pyrtmp.aio.client import Client
 from pyrtmp.errors import RefusedError
 from pyrtmp.hub import Hub
 from pyrtmp.journal import Journal
+from pyrtmp.names import StreamKey
 from pyrtmp.settings import Limits
 from pyrtmp.stream import Stream
 
@@ -79,8 +80,14 @@ class Forwarder:
         """Use other targets: forwards to new ones begin, those to others end, the rest go on."""
         self._targets = tuple(targets)
         self._per_app = dict(per_app or {})
-        for source in self._sources.values():
+        for source in list(self._sources.values()):
             self._adjust(source)
+            if not source.pushes and self._extra_targets is None:
+                del self._sources[source.stream]
+                source.stream.outlets.pop(source, None)
+        if self in self._hub.listeners:
+            for stream in self._hub.live():
+                self.stream_started(stream)
 
     async def close(self) -> None:
         """End every forward; what targets do not take within two seconds is given up."""
@@ -106,6 +113,8 @@ class Forwarder:
         """A publisher started or took over."""
         if stream.relayed or stream in self._sources or not self._wanted(stream):
             return
+        if self._extra_targets is None and not self._destinations(stream.key):
+            return  # so that it does not count as watched, and is read at leisure
         source = self._sources[stream] = Forwarded(stream, self.publisher_left)
         stream.outlets[source] = None
         self._adjust(source)
@@ -127,13 +136,17 @@ class Forwarder:
         for place in list(source.pushes):
             self._end(source, place)
 
-    def _adjust(self, source: Forwarded) -> None:
-        """Have exactly the forwards that a stream should have."""
-        key = source.stream.key
+    def _destinations(self, key: StreamKey, extra: Sequence[Target] = ()) -> dict[str, Destination]:
+        """Where a stream goes, by place."""
         wanted: dict[str, Destination] = {}
-        for target in (*self._per_app.get(key.app, self._targets), *source.extra):
+        for target in (*self._per_app.get(key.app, self._targets), *extra):
             destination = target.resolve(key)
             wanted.setdefault(destination.place, destination)
+        return wanted
+
+    def _adjust(self, source: Forwarded) -> None:
+        """Have exactly the forwards that a stream should have."""
+        wanted = self._destinations(source.stream.key, source.extra)
         for place, push in list(source.pushes.items()):
             if wanted.get(place) != push.destination:
                 self._end(source, place)

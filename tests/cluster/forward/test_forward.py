@@ -573,3 +573,20 @@ async def test_streams_of_other_processes_are_left_to_those(net: Net, forward: F
     await eventually(lambda: not forwarder.facts())
     source.hub.relay(stream, Elsewhere(), monotonic())
     assert forwarder.facts() == []
+
+
+async def test_without_targets_a_stream_does_not_count_as_watched(net: Net, forward: Forwarding) -> None:
+    """Publishers that nobody watches are read at leisure, at half the cost."""
+    source, target = await net.server(), await net.server()
+    forwarder = forward(source)
+    publisher = await net.publisher(source)
+    await publisher.write(frame(0, key=True))
+    await eventually(lambda: source.hub.live()[0].messages_in)
+    (stream,) = source.hub.live()
+    assert not stream.wanted and not forwarder.facts()
+    forwarder.configure([at(target)])
+    await live(forwarder)
+    assert stream.wanted
+    forwarder.configure([])
+    await eventually(lambda: not stream.wanted)
+    assert not forwarder.facts()
