@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -52,6 +53,10 @@ HEADER_SECONDS: Final = 10.0
 KEEPALIVE_SECONDS: Final = 75.0
 """From one answer to the next whole request head (nginx: 75)."""
 
+WHOLE: Final = "X-Whole-Playlist"
+"""Header of a request for a playlist, set by a balancer in front of several edges: answer 404 at once if this one has
+just begun the stream, because another one may have all of it."""
+
 _SEGMENT_SUFFIXES: Final = (".ts", ".m4s", ".mp4")
 _METHODS: Final = "GET, HEAD, OPTIONS"
 _PREFLIGHT: Final = (
@@ -62,6 +67,8 @@ _PAGE: Final = f"Content-Security-Policy: {CONTENT_SECURITY_POLICY}\r\nReferrer-
 _FLV: Final = "X-Accel-Buffering: no\r\n"
 _REFUSAL: Final = {405: f"Allow: {_METHODS}\r\n", 503: "Retry-After: 1\r\n"}
 _TICK_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 1.0
+"""How long the page's list waits for a stream that another node may have."""
 _REMEMBERED: Final = 1024
 """Paths and header blocks kept ready, so that they are made once and not for every request."""
 _JOINED: Final = 16 * 1024
@@ -230,7 +237,8 @@ class ViewerSite:
                 await self._allow(self._asked(request, key, "hls"))
             if kind == "playlist":
                 query = request.rel_url.raw_query_string
-                reply = await self.hls.playlist(key.app, key.name, query=query, prefix=file)
+                whole = WHOLE in request.headers
+                reply = await self.hls.playlist(key.app, key.name, query=query, prefix=file, whole=whole)
             else:
                 reply = await self.hls.segment(key.app, key.name, file)
             return self._reply(request, key, reply)
@@ -269,6 +277,15 @@ class ViewerSite:
         return _validated(request, fields, file.body, file.etag)
 
     async def _list(self, request: web.BaseRequest) -> _Answered:
+        """The page's list.  ``?stream=app/name``: one that its reader waits for; another node may have it."""
+        wanted = request.rel_url.query.get("stream")
+        hub = self._server.hub
+        if wanted and hub.source is not None:
+            key = _key(wanted, self._server.limits.max_name_bytes)
+            if not hub.is_live(key):
+                with contextlib.suppress(_Refused):
+                    await self._allow(self._asked(request, key, "flv"))
+                    await self._live(key, _LOOK_SECONDS)
         streams = self._streams()
         if inspect.isawaitable(streams):
             streams = await streams

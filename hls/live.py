@@ -41,9 +41,11 @@ _SWEEP_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
 """How often those who wait for a playlist look where the stream is, and a feed that was lost is opened again."""
 _LATE_SECONDS: Final = 2.0
-"""How long a segment is waited for that another worker's playlist may name already."""
+"""How long a segment is waited for that another worker's or node's playlist may name already."""
 _AHEAD: Final = 3
-"""How many segments another worker may be ahead."""
+"""How many segments another worker or node may be ahead."""
+_MAX_WARMING: Final = 64
+"""Streams that are begun at once because somebody asked for a segment."""
 _DISCONTINUITY_EPOCH: Final = 1_767_225_600
 """1 January 2026, Unix time."""
 _DISCONTINUITY_SECONDS: Final = 600
@@ -51,6 +53,8 @@ _DISCONTINUITY_SECONDS: Final = 600
 no more than one discontinuity in so many seconds, and stay small."""
 _MAX_REPLIES: Final = 64
 """Playlists kept ready for one stream: queries may be tokens, one for every player."""
+_MAX_LEFT: Final = 1024
+"""Streams whose numbers are remembered."""
 _SEGMENT_CACHE: Final = "public, max-age=86400, immutable"
 _NO_CACHE: Final = "no-store"
 _FILE: Final = re.compile(r"([0-9]{1,16})\.(?:ts|m4s)|init-([0-9]{1,16})\.mp4")
@@ -230,7 +234,10 @@ class HlsStream:
             discontinuity=muxed.discontinuity,
             independent=draft.independent,
             time=began,
+            sequence=packager.number(draft),
         )
+        if draft.slot in (None, 0):
+            self.window.whole = True  # nobody has, or will have, what was before
         self._arrived(packager)
 
     def package_over(self, packager: Packager) -> None:
@@ -323,9 +330,12 @@ class HlsStream:
         """A segment or initialization section by its name."""
         return self.window.get(name)
 
-    def expects(self, number: int) -> bool:
-        """Whether another worker may have a segment of that number, which will come here."""
-        soon = 0 <= number - self.window.reached.sequence < _AHEAD
+    def expects(self, number: int | None) -> bool:
+        """Whether another worker or node may have a segment of that number (an initialization section: None), which
+        will be here soon."""
+        soon = number is not None and 0 <= number - self.window.reached.sequence < _AHEAD
+        if soon and self.packages and len(self.window) and self.ended_at is None:
+            return True
         return any(
             isinstance(each, HlsMirror) and (soon or not each.produced) for each in (self._producer, self._outgoing)
         )
@@ -371,6 +381,11 @@ class HlsStream:
         self._changed()
 
 
+def _discontinuity(time: float) -> int:
+    # Discontinuities count slowly, and hls.js walks through arrays as long as their number.
+    return max(int((time - _DISCONTINUITY_EPOCH) / _DISCONTINUITY_SECONDS), 0)
+
+
 async def _wait(event: asyncio.Event, seconds: float) -> bool:
     try:
         async with asyncio.timeout(seconds):
@@ -412,7 +427,10 @@ class HlsService:
         self._clock = clock
         self._now = now
         self._streams: dict[tuple[str, str], HlsStream] = {}
+        self._warming: dict[tuple[str, str], asyncio.Task[object]] = {}
         self._used = ZERO
+        self._left: dict[tuple[str, str], Numbers] = {}
+        """Numbers of streams that are not packaged any more."""
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -428,13 +446,21 @@ class HlsService:
         """Bytes held by the segments that were made here; those of mirrors are the same memory once more."""
         return sum(stream.memory for stream in self._streams.values() if stream.packages)
 
-    async def playlist(self, app: str, name: str, *, query: str = "", prefix: str = "") -> Reply:
+    async def playlist(
+        self, app: str, name: str, *, query: str = "", prefix: str = "", whole: bool = False
+    ) -> Reply:
         """The media playlist of a stream; starts packaging or mirroring it and waits for its first segment if need be.
 
         ``query`` is the request's query string, undecoded; it goes on every URI.  ``prefix`` is put before every URI:
         ``name + "/"`` when the playlist was asked for as ``/app/name.m3u8``.  404: no such stream; 503: nothing to
-        play yet, ask again.
+        play yet, ask again.  ``whole``: somebody else may have it, so one that has just been begun here, and lacks what
+        is older, is no better than none; 404 comes at once then.
         """
+        if whole:
+            known = self._streams.get((app, name))
+            if known is None or not known.window.whole or not len(known.window):
+                self._warm(app, name)
+                return Reply(404, b"not the whole playlist yet\n")
         stream = await self._ready(app, name)
         if stream is None:
             return Reply(404, b"no such stream\n")
@@ -447,12 +473,13 @@ class HlsService:
     async def segment(self, app: str, name: str, filename: str) -> Reply:
         """A segment or initialization section that a playlist names, or named a window ago; 404 after that.
 
-        Other workers' playlists may name it too: where it may still come from the one that made it, it is waited for.
+        Other workers' and nodes' playlists may name it too: where it may still come it is waited for.  Whoever asks for
+        what is not here asks for the rest soon, so the stream is begun.
         """
         stream = self._streams.get((app, name))
         body = None if stream is None else stream.file(filename)
-        if body is None and self._feeds is not None:
-            stream = await self._late(self._feeds, app, name, filename)
+        if body is None:
+            stream = await self._late(app, name, filename)
             body = None if stream is None else stream.file(filename)
         if stream is None or body is None:
             return Reply(404, b"no such segment\n")
@@ -505,6 +532,8 @@ class HlsService:
 
     def close(self) -> None:
         """Stop; requests that wait are answered, followers lose their streams."""
+        for task in list(self._warming.values()):
+            task.cancel()
         for key, stream in list(self._streams.items()):
             self._forget(key, stream)
         if self._timer is not None:
@@ -528,12 +557,15 @@ class HlsService:
             if await stream.ready(turn) or stream.settled or turn == left:
                 return stream
 
-    async def _late(self, feeds: Feeds, app: str, name: str, filename: str) -> HlsStream | None:
-        """The stream when it has got that file from another worker; None if it gets none."""
+    async def _late(self, app: str, name: str, filename: str) -> HlsStream | None:
+        """The stream when it has got that file; None if it gets none."""
         match = _FILE.fullmatch(filename)
-        if match is None or ((app, name) not in self._streams and feeds.find(app, name) is None):
+        if match is None:
             return None
-        number = int(match[1] or match[2])
+        if (app, name) not in self._streams and (self._feeds is None or self._feeds.find(app, name) is None):
+            self._warm(app, name)
+            return None
+        number = int(match[1]) if match[1] else None
         loop = asyncio.get_running_loop()
         until = loop.time() + _LATE_SECONDS
         while True:
@@ -542,6 +574,13 @@ class HlsService:
                 return stream
             if not stream.expects(number) or not await stream.news(until - loop.time()):
                 return None
+
+    def _warm(self, app: str, name: str) -> None:
+        """Begin a stream, if there is one."""
+        key = (app, name)
+        if key not in self._warming and len(self._warming) < _MAX_WARMING:
+            task = self._warming[key] = asyncio.get_running_loop().create_task(self._ready(app, name))
+            task.add_done_callback(lambda _: self._warming.pop(key, None))
 
     def _stream(self, app: str, name: str) -> HlsStream | None:
         """The stream, mirrored from whoever holds it now, or packaged if that is this worker."""
@@ -560,7 +599,7 @@ class HlsService:
 
     def _package(self, key: tuple[str, str], source: Source) -> HlsStream:
         stream = self._streams.get(key) or self._new(key)
-        stream.package(source, self._settings, self._first_numbers())
+        stream.package(source, self._settings, self._first_numbers(key, source))
         return stream
 
     def _new(self, key: tuple[str, str]) -> HlsStream:
@@ -575,15 +614,23 @@ class HlsService:
         del self._streams[key]
         stream.close()
         self._used = self._used.above(stream.numbers)
+        self._left.pop(key, None)
+        self._left[key] = stream.numbers
+        if len(self._left) > _MAX_LEFT:
+            del self._left[next(iter(self._left))]
 
-    def _first_numbers(self) -> Numbers:
-        """Where a stream's numbers begin: above all that any stream here had, and, as nothing is kept over a restart
+    def _first_numbers(self, key: tuple[str, str], source: Source) -> Numbers:
+        """Where a stream's numbers begin, at least.
+
+        One that says when it was born has its own, the same on all nodes, and the time of its birth for those of its
+        discontinuities.  Those of others are above all that any stream here had, and, as nothing is kept over a restart
         of the process, above what it had in an earlier life.  Time does that: it counts faster than segments do.
         """
+        birth = source.birth
+        if birth is not None:
+            return Numbers(0, _discontinuity(birth.wall / 1000)).above(self._left.get(key, ZERO))
         now = self._now()
-        # Discontinuities count slowly, and hls.js walks through arrays as long as their number.
-        discontinuity = max(int((now - _DISCONTINUITY_EPOCH) / _DISCONTINUITY_SECONDS), 0)
-        return Numbers(int(now), discontinuity).above(self._used)
+        return Numbers(int(now), _discontinuity(now)).above(self._used)
 
     def _arm(self) -> None:
         if self._timer is None:

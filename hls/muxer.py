@@ -11,6 +11,9 @@ from one segment to the next is carried here:
 * MPEG-TS: the continuity counters.  The timestamps go on by themselves: they are the stream's own, modulo 2^33.
 * fMP4: the fragments' sequence number.  Decode times go on by themselves, 64 bits wide.
 
+A draft with a place in the grid (``Draft.slot``) depends on nothing before it: whoever has it makes the same bytes.
+Its continuity counters begin with 0 and end with 15, those of the tables and the fragment's number follow from the
+slot.
 All of it blocks and belongs in a thread; a muxer is used by one thread at a time.
 """
 
@@ -27,6 +30,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Stream
 
+from hls.counts import whole_counts
 from hls.segmenter import Draft
 from hls.settings import Container
 from hls.tracks import CLOCK, CODECS, Frame, Track, flv_head, read_draft
@@ -107,24 +111,30 @@ class Muxer:
         discontinuity = draft.discontinuity
         templates = self._templates
         if templates is None or not _fits(templates.identities, tracks, draft):
-            discontinuity = True
+            discontinuity = discontinuity or templates is not None or draft.slot is None
             self.close()
             templates = self._templates = _Templates(tracks)
             self._fmp4 = self._fmp4 or not _goes_into_ts(tracks, self._container)
-        if discontinuity:
+        if discontinuity or draft.slot is not None:
             self._last.clear()
             # libavformat wants PTS >= DTS: where composition times are negative, decode that much earlier.
             self._shift = min(0, *(frame.offset for frame in frames)) if frames else 0
-        end = (draft.start + draft.duration) * CLOCK // 1000
+        end = (draft.start + draft.duration - draft.shift) * CLOCK // 1000
         packets = self._packets(frames, end)
         if self._fmp4:
-            options = {**_FMP4_OPTIONS, "fragment_index": str(self._fragments)}
+            number = self._fragments if draft.slot is None else _fragment(draft.slot)
+            options = {**_FMP4_OPTIONS, "fragment_index": str(number)}
             file, muxed = _write(templates, packets, "mp4", options)
         else:
             file, muxed = _write(templates, packets, "mpegts", _TS_OPTIONS)
         if not muxed:
             raise UnsupportedError("libavformat refused every frame")
-        init, data = self._split(file.getvalue()) if self._fmp4 else (None, self._continuity.carry_on(file))
+        if self._fmp4:
+            init, data = self._split(file.getvalue())
+        elif draft.slot is None:
+            init, data = None, self._continuity.carry_on(file)
+        else:
+            init, data = None, whole_counts(file.getvalue(), draft.slot)
         return Muxed(data, init, discontinuity, len(draft.messages) - muxed)
 
     def close(self) -> None:
@@ -153,7 +163,7 @@ class Muxer:
             packet.is_keyframe = frame.key
             yield frame.kind, packet
 
-    def _split(self, data: bytes) -> tuple[bytes, bytes]:
+    def _split(self, data: bytes) -> tuple[bytes | None, bytes]:
         """Initialization section and fragments of an fMP4 file."""
         fragments = [position for position, name in _boxes(data) if name == b"moof"]
         self._fragments += len(fragments)
@@ -177,6 +187,10 @@ def _write(
                 continue  # such as NAL units whose lengths do not add up: this frame is lost, not the segment
             muxed += 1
     return file, muxed
+
+
+def _fragment(slot: int) -> int:
+    return (slot & 0x3FFFFFFF) + 1
 
 
 def _goes_into_ts(tracks: Mapping[int, Track], container: Container) -> bool:

@@ -15,7 +15,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -23,11 +23,13 @@ from hls.content import Content
 from hls.muxer import Muxed, Muxer
 from hls.segmenter import Draft, Segmenter
 from hls.settings import Container, HlsSettings
+from pyrtmp.birth import UNSEEN, Birth
 from pyrtmp.message import Message
 from pyrtmp.stream import Tap
 
 __all__ = ["Packager", "Source"]
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SHORT_BURST: Final = 8
 """Short segments (below half a fragment) a stream may make at once; after that one a second.  They come from broken
 timelines, each costs a muxer, and numbers must not run ahead of the wall clock they restart from."""
@@ -47,6 +49,18 @@ class Source(Protocol):
     @property
     def live(self) -> bool:
         """Whether it has a publisher now."""
+
+    @property
+    def birth(self) -> Birth | None:
+        """When it began, if that is known: then it is packaged the same everywhere."""
+
+    @property
+    def shift(self) -> int:
+        """How much later its times are than in its birth, milliseconds."""
+
+    @property
+    def key_before(self) -> int | None:
+        """The key frame before those that a joiner is handed; see ``pyrtmp.stream.Stream``."""
 
     @property
     def relayed(self) -> bool:
@@ -95,6 +109,8 @@ class Packager:
         self._drafts_bytes = 0
         self._muxing = False
         self._broken = False
+        self._follows = after is not None
+        """Whether there is something that its first segment does not follow from."""
         self._wall = _WallClock(0.0 if after is None else after.timestamp())
         self._short = _Allowance(clock())
         self._over = False
@@ -118,7 +134,7 @@ class Packager:
         """Package ``source`` from now on, behind a discontinuity if there was another one."""
         if self.source is not None:
             self.source.detach(self)
-        self._take([self._segmenter.restart()])
+        self._stop()
         self._over = self._told = False
         self.source = source
         source.attach(self)
@@ -147,20 +163,36 @@ class Packager:
         if not messages:
             return
         self.heard = True
-        push = self._segmenter.push
-        drafts = [draft for message in messages if (draft := push(message)) is not None]
+        self._be_born()
+        drafts = self._segmenter.feed(messages)
         self._wall.observe(messages[-1].timestamp, self._now())
         if drafts:
             self._take(drafts)
 
     def on_restart(self) -> None:
         """Another publisher goes on."""
-        self._take([self._segmenter.restart()])
+        self._stop()
 
     def on_end(self) -> None:
         """The stream is over: what is left becomes the last segment."""
         self._over = True
-        self._take([self._segmenter.finish()])
+        self._stop()
+
+    def _stop(self) -> None:
+        """What there is makes the last segment."""
+        last = self._segmenter.restart()
+        self._take([*self._segmenter.drain(), last])
+
+    def _be_born(self) -> None:
+        """Say where cuts are counted from, as far as it is known by now."""
+        source, segmenter = self.source, self._segmenter
+        birth = None if source is None else source.birth
+        if source is None or birth is None:
+            return
+        if segmenter.birth is None or segmenter.birth.wall != birth.wall or segmenter.fresh:
+            segmenter.born(birth, source.shift, source.key_before)
+        else:
+            segmenter.birth, segmenter.shift = birth, source.shift
 
     # From drafts to segments
 
@@ -168,6 +200,11 @@ class Packager:
         for draft in drafts:
             if draft is None or self._closed:
                 continue
+            if draft.slot is not None and not draft.whole:
+                self._broken = self._broken or (draft.discontinuity and not draft.first)
+                continue
+            if draft.slot is not None:
+                self._join(draft)
             reason = self._why_not(draft)
             if reason:
                 if not self._broken:
@@ -177,9 +214,25 @@ class Packager:
             if self._broken:
                 draft.discontinuity = True
                 self._broken = False
-            self._drafts.append((draft, self._wall.time_of(draft)))
+            self._follows = True
+            self._drafts.append((draft, self._began(draft)))
             self._drafts_bytes += draft.size
         self._mux_next()
+
+    def _join(self, draft: Draft) -> None:
+        """A joiner's first draft follows from what others have, if it is not the stream's first."""
+        if not self._follows and draft.slot != 0:
+            draft.discontinuity = False
+
+    def _began(self, draft: Draft) -> datetime:
+        birth = self._segmenter.birth
+        if draft.slot is None or birth is None or birth.pace == UNSEEN:
+            return self._wall.time_of(draft)
+        return _EPOCH + timedelta(milliseconds=birth.wall + draft.start - draft.shift - birth.time)
+
+    def number(self, draft: Draft) -> int | None:
+        """The media sequence number of ``draft``, where all who package the stream give it the same."""
+        return None if draft.slot is None else draft.born + draft.slot
 
     def _why_not(self, draft: Draft) -> str:
         """Why a draft is not worth muxing, or ""."""

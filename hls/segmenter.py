@@ -10,6 +10,9 @@ No I/O, no clock: everything is decided from the stream's own timeline.  A draft
 * by whatever breaks the timeline: another decoder configuration, a jump in the timestamps, another publisher.  The
   next draft then carries the mark ``discontinuity``.
 
+A stream that says when it was born is cut along a grid instead, which all who package it have in common (``born``,
+``hls.grid``): whoever joins later leaves out what it has not seen whole (``Draft.whole``).
+
 The target duration follows from the first draft and the distance between key frames, and never changes after that.
 
     timestamps    1000        2000        3000        4000        5000        6000      grid lines: 2000, 4000, 6000
@@ -20,9 +23,12 @@ The target duration follows from the first draft and the distance between key fr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from hls.grid import ROUNDED_MS, Grid
+from pyrtmp.birth import NEVER, Birth
 from pyrtmp.media import (
     FRAME,
     KEY,
@@ -53,8 +59,6 @@ and then, because RTMP rounds to milliseconds."""
 _MARGIN: Final = 1.1
 """What the target duration leaves room for, as a multiple of the longest draft to be expected: a key frame may be late.
 Not more, because players stay three target durations behind the live edge."""
-_ROUNDED_MS: Final = 499
-"""How much longer than the target duration a segment may be: 4.3.3.1 has durations rounded before they are compared."""
 _MESSAGE_OVERHEAD: Final = 200
 """Bytes counted for a message beside its payload."""
 
@@ -95,6 +99,21 @@ class Draft:
 
     target_duration: int = 0
     """Whole seconds that no duration of this stream's drafts rounds above; the same in all of them."""
+
+    slot: int | None = None
+    """Its place in the grid."""
+
+    born: int = 0
+    """Unix time at which the stream began, whole seconds: what the numbers of its slots begin with."""
+
+    shift: int = 0
+    """How much later its times are than those that the stream was born with."""
+
+    whole: bool = True
+    """Whether it is what everybody else has in that place."""
+
+    first: bool = False
+    """Whether it is what a joiner has first."""
 
 
 class _Track:
@@ -140,6 +159,49 @@ class Segmenter:
         self._step = 0
         self._key: int | None = None
         self._key_distance = 0
+        self.birth: Birth | None = None
+        """When the stream was born; kept by whoever calls, once ``born`` has been."""
+        self.shift = 0
+        self._grid: Grid | None = None
+        self._ready: list[Draft] = []
+        self._before: int | None = None
+        self._first = False
+        self._low: int | None = None
+        """The earliest that the open draft's beginning may be in its slot for others; None: they have the same."""
+        self._past: int | None = None
+        """The slot of the last draft."""
+
+    def born(self, birth: Birth, shift: int, before: int | None) -> None:
+        """What comes next belongs to a stream of that birth, ``shift`` later; ``before`` is the key frame before it."""
+        self.birth, self.shift, self._before = birth, shift, before
+        self._grid = self._past = self._low = None
+        self._first = True
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no frame has come since ``born``, which may be said again until then."""
+        return self._first
+
+    @property
+    def audible(self) -> bool:
+        """Whether the grid is that of the sound."""
+        return self._grid is not None and self._grid.audible
+
+    def feed(self, messages: Iterable[Message]) -> list[Draft]:
+        """Take messages in; the drafts that they close."""
+        drafts: list[Draft] = []
+        for message in messages:
+            draft = self.push(message)
+            if self._ready:
+                drafts += self.drain()
+            if draft is not None:
+                drafts.append(draft)
+        return drafts
+
+    def drain(self) -> list[Draft]:
+        """Drafts that were closed before the one that was returned last."""
+        ready, self._ready = self._ready, []
+        return ready
 
     @property
     def target_duration(self) -> int | None:
@@ -231,17 +293,19 @@ class Segmenter:
         closed = None
         if self._latest is not None and self._jumps(timestamp, track.last, self._latest):
             closed = self._break()
-        elif self._draft is not None and self._is_due(self._draft, message, opens):
+        elif self.birth is None and self._draft is not None and self._is_due(self._draft, message, opens):
             closed = self._close(self._draft, timestamp)
-        draft = self._draft
-        if draft is None:
-            draft = self._draft = Draft(timestamp, self._discontinuity)
-            self._discontinuity = False
-        if track is self._video and not draft.has_video:
-            draft.has_video = True
-            draft.independent = opens
-        draft.messages.append(message)
-        draft.size += len(message.payload) + _MESSAGE_OVERHEAD
+        if self.birth is not None:
+            if closed is not None:
+                self._ready.append(closed)
+                closed = None
+            self._place(message)
+        else:
+            draft = self._draft
+            if draft is None:
+                draft = self._draft = Draft(timestamp, self._discontinuity)
+                self._discontinuity = False
+            _append(draft, message)
         track.advance(timestamp)
         if self._latest is None:
             self._latest = timestamp
@@ -270,6 +334,131 @@ class Segmenter:
         # The last frame that the draft has room for opens the next one.
         return elapsed + max(self._video.interval, self._audio.interval) > self._limit_ms
 
+    # Along the grid
+
+    def _place(self, message: Message) -> None:
+        """Put a frame into the open draft, closing those first whose time is over."""
+        time = message.timestamp
+        grid = self._grid or self._choose_grid(time)
+        draft = self._draft
+        if draft is not None and grid is not None and draft.slot is None:
+            # Until now there was no grid: cut once more.
+            self._draft, self._discontinuity, self._first = None, draft.discontinuity, draft.first
+            for each in draft.messages:
+                self._place(each)
+            draft = self._draft
+        if draft is not None and draft.size + len(message.payload) > self._max_bytes:
+            self._discontinuity = True
+            self._finish(draft, time)
+            draft = None
+        while draft is not None and grid is not None and draft.slot is not None:
+            begins = grid.start(draft.slot + 1)
+            if time < begins:
+                break
+            offset = grid.offset(draft.start, draft.slot)
+            late = time - begins
+            if late < grid.length and late <= offset + grid.reach:
+                if not self._opens(message):
+                    break
+                if self._low is not None:
+                    self._low = None if late <= self._low + grid.reach else grid.next(self._low)
+                self._finish(draft, time)
+                draft = None
+                self._open(message, draft_slot=grid.slot(time))
+                return
+            latest = grid.next(offset)
+            if self._low is not None:
+                self._low = None if grid.next(self._low) >= latest else grid.next(self._low)
+            index = _last_frame(draft, begins, begins + latest)
+            if index is None:
+                # Nothing there to begin with.
+                gap = grid.slot(time) > (self._past or 0) + 1
+                self._discontinuity = self._discontinuity or gap
+                self._finish(draft, time)
+                self._open(message, draft_slot=grid.slot(time))
+                return
+            draft = self._split(draft, index)
+        if draft is None:
+            self._open(message)
+        else:
+            _append(draft, message)
+
+    def _opens(self, message: Message) -> bool:
+        if message.type == VIDEO:
+            return classify_video(message.payload) == KEY
+        return self._video.last is None and self.audible
+
+    def _choose_grid(self, time: int, forced: bool = False) -> Grid | None:
+        assert self.birth is not None
+        grid = self._grid = Grid.of(
+            self.birth, self.shift, time, fragment=self._fragment_ms, longest=self._max_fragment_ms, forced=forced
+        )
+        if grid is not None:
+            self._target = grid.target
+        return grid
+
+    def _open(self, message: Message, draft_slot: int | None = None) -> None:
+        """A draft that begins with ``message``: in ``draft_slot`` it follows from the one before."""
+        grid, time = self._grid, message.timestamp
+        opens = self._opens(message)
+        if self._first and grid is not None and not grid.audible and not opens:
+            return  # sound ahead of the first picture, which is not there for everybody
+        draft = Draft(time, self._discontinuity, first=self._first, shift=self.shift)
+        self._discontinuity = False
+        if grid is not None:
+            slot = draft.slot = grid.slot(time) if draft_slot is None else draft_slot
+            if self._first:
+                before = self._before
+                seen = before is not None and before < time and grid.slot(before) < slot
+                beginning = before == NEVER
+                sure = beginning or (seen and grid.offset(time, slot) <= grid.reach)
+                self._low = None if sure else 0
+                draft.whole = beginning or (seen and sure)
+                self._first = False
+            elif draft_slot is None:
+                self._low = None
+                draft.whole = slot != self._past
+            else:
+                draft.whole = self._low is None
+            self._past = slot
+        elif self._first:
+            self._first = False
+        self._draft = draft
+        _append(draft, message)
+
+    def _settle(self, draft: Draft) -> None:
+        """It breaks off before the grid is known: it is all there is of the first slot, or of a grid that follows."""
+        grid = self._choose_grid(draft.start, forced=True)
+        if grid is None:
+            draft.slot = 0
+            return
+        self._draft, self._discontinuity, self._first = None, draft.discontinuity, draft.first
+        for each in draft.messages:
+            self._place(each)
+
+    def _finish(self, draft: Draft, following: int) -> None:
+        self._ready.append(self._close(draft, following))
+
+    def _split(self, draft: Draft, index: int) -> Draft:
+        """Close what is before ``index``; the rest is the open draft, in the next slot."""
+        assert draft.slot is not None
+        rest = draft.messages[index:]
+        head = replace(draft, messages=[], size=0, has_video=False, independent=True)
+        for message in draft.messages[:index]:
+            _append(head, message)
+        self._finish(head, rest[0].timestamp)
+        assert draft.slot is not None
+        slot = draft.slot + 1
+        tail = Draft(
+            rest[0].timestamp, self._discontinuity, slot=slot, shift=self.shift, whole=self._low is None
+        )
+        self._discontinuity = False
+        for message in rest:
+            _append(tail, message)
+        self._past = slot
+        self._draft = tail
+        return tail
+
     def _slack(self) -> int:
         """How early a draft may be cut: not at all if there will be another occasion soon."""
         return self._slack_ms if self._key_distance * 2 >= self._fragment_ms else 0
@@ -277,16 +466,18 @@ class Segmenter:
     def _close(self, draft: Draft, following: int) -> Draft:
         """Close ``draft``; ``following`` is the timestamp of the frame that comes next."""
         draft.duration = max(following - draft.start, 0)
+        if self.birth is not None:
+            draft.born = self.birth.wall // 1000
         draft.video_header = self._video_header
         draft.audio_header = self._audio_header
         self._draft = None
         if self._target is None:
             self._target = self._choose_target(draft.duration)
-            self._limit_ms = min(self._target * 1000 + _ROUNDED_MS, self._max_fragment_ms)
+            self._limit_ms = min(self._target * 1000 + ROUNDED_MS, self._max_fragment_ms)
         draft.target_duration = self._target
         # 4.3.3.1: "The EXTINF duration of each Media Segment in the Playlist file, when rounded to the nearest
         # integer, MUST be less than or equal to the target duration".  Frames further apart leave a hole.
-        longest = self._target * 1000 + _ROUNDED_MS
+        longest = self._target * 1000 + ROUNDED_MS
         if draft.duration > longest:
             draft.duration = longest
             self._discontinuity = True
@@ -299,20 +490,42 @@ class Segmenter:
             groups = math.ceil((self._fragment_ms - self._slack()) / self._key_distance)
             expected = max(expected, groups * self._key_distance)
         expected = max(min(expected * _MARGIN, self._max_fragment_ms), first)
-        return max(math.ceil((expected - _ROUNDED_MS) / 1000), 1)
+        return max(math.ceil((expected - ROUNDED_MS) / 1000), 1)
 
     def _break(self) -> Draft | None:
         """Close the open draft, if there is one; the next does not follow from it."""
         draft = self._draft
+        if draft is not None and self.birth is not None and draft.slot is None:
+            self._settle(draft)
+            draft = self._draft
         if draft is not None:
             ends = [track.last + track.interval for track in (self._video, self._audio) if track.last is not None]
             self._close(draft, max(ends))
+        if self.birth is not None and self.birth.pace <= 0:
+            self._grid = None  # it may have been made for want of a better one
         self._discontinuity = True
         self._video.forget()
         self._audio.forget()
         self._latest = None
         self._key = None
         return draft
+
+
+def _append(draft: Draft, message: Message) -> None:
+    if message.type == VIDEO and not draft.has_video:
+        draft.has_video = True
+        draft.independent = classify_video(message.payload) == KEY
+    draft.messages.append(message)
+    draft.size += len(message.payload) + _MESSAGE_OVERHEAD
+
+
+def _last_frame(draft: Draft, first: int, last: int) -> int | None:
+    """The last of the pictures (or, without one, of the sounds) from ``first`` to ``last``; not the very first."""
+    found: tuple[bool, int] | None = None
+    for index, message in enumerate(draft.messages):
+        if index and first <= message.timestamp <= last:
+            found = max(found or (False, 0), (message.type == VIDEO, index))
+    return None if found is None else found[1]
 
 
 def _default_video(payload: bytes) -> VideoTag | None:

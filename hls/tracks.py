@@ -1,6 +1,7 @@
 """What a draft holds, in the terms of a muxer: tracks with their codecs, frames with decoding and presentation times.
 
-Times are ticks of 90 kHz, the clock of MPEG-TS, on the stream's own timeline (not yet modulo 2^33).
+Times are ticks of 90 kHz, the clock of MPEG-TS, on the stream's own timeline (not yet modulo 2^33), as it is where the
+stream is published.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _default_tags(draft: Draft) -> Iterator[tuple[int, int, VideoTag | AudioTag]
             continue
         for tag in tags:
             if tag.track == 0 and tag.kind in (FRAME, KEY):
-                yield message.type, message.timestamp, tag
+                yield message.type, message.timestamp - draft.shift, tag
                 break
 
 

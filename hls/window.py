@@ -12,6 +12,7 @@ playlist's numbers have no gaps; where they have to jump, everything before the 
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ __all__ = ["ZERO", "Entry", "Numbers", "SegmentWindow"]
 _MIN_TARGETS: Final = 3
 """RFC 8216 6.2.2: "The server MUST NOT remove a Media Segment from the Playlist File without an EXT-X-ENDLIST tag if
 that would produce a Playlist whose duration is less than three times the target duration"."""
+
+_INIT_MASK: Final = (1 << 30) - 1
+"""Below all numbers that segments have, which are Unix times."""
 
 
 class Numbers(NamedTuple):
@@ -67,7 +71,8 @@ class Entry:
     content: Content
 
     init: int | None
-    """The segment number that its initialization section is named after; None for MPEG-TS."""
+    """The number that its initialization section is named after, that of a segment or one made of its content; None for
+    MPEG-TS."""
 
     @property
     def name(self) -> str:
@@ -126,6 +131,8 @@ class SegmentWindow:
         self._inits: dict[int, _Init] = {}
         self.target_duration = 0
         """The playlist's, in seconds."""
+        self.whole = False
+        """Whether the playlist begins where everybody's does: segments have left it, or it has the very first one."""
 
     def __len__(self) -> int:
         """Segments that the playlist names."""
@@ -188,8 +195,15 @@ class SegmentWindow:
         discontinuity: bool,
         independent: bool,
         time: datetime,
+        sequence: int | None = None,
     ) -> None:
-        """Append a complete segment; ``init`` is its initialization section if it is fMP4."""
+        """Append a complete segment; ``init`` is its initialization section if it is fMP4.
+
+        ``sequence`` is the number it has everywhere; without one it is the next.  It is the next as well where that
+        number has been used: numbers never go back.
+        """
+        if sequence is not None and sequence > self.numbers.sequence:
+            self._floor = Numbers(sequence, self._floor.discontinuity)
         if self._jumps or not self._numbers.reaches(self._floor):
             self._numbers = self._numbers.above(self._floor)
             self._jumps = False
@@ -197,12 +211,14 @@ class SegmentWindow:
                 discontinuity = True
             while self._named:
                 self._retire()
-        sequence, discontinuities = self._numbers
+        named, (sequence, discontinuities) = sequence is not None, self._numbers
         number = section = None
         if init is not None:
-            number = self._same_init(init)
+            number = self._named_init(init) if named else self._same_init(init)
             if number is None:
                 number, section = sequence, Content(init)
+            elif number not in self._inits:
+                section = Content(init)
         entry = Entry(
             sequence=sequence,
             discontinuities=discontinuities + discontinuity,
@@ -310,6 +326,13 @@ class SegmentWindow:
         number = newest[-1].init if newest else None
         return number if number is not None and self._inits[number].content.view() == data else None
 
+    def _named_init(self, data: bytes) -> int:
+        """A name for an initialization section that follows from its content."""
+        number = zlib.crc32(data) & _INIT_MASK
+        while number in self._inits and self._inits[number].content.view() != data:
+            number += 1
+        return number
+
     def _append(self, entry: Entry, init: Content | None) -> None:
         self._hold(entry, init)
         self._named.append(entry)
@@ -342,6 +365,7 @@ class SegmentWindow:
             self._forget()
 
     def _retire(self) -> None:
+        self.whole = True
         entry = self._named.popleft()
         self._named_seconds -= entry.duration
         self._named_bytes -= entry.content.size

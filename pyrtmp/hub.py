@@ -95,7 +95,7 @@ class Hub:
 
     def publish(
         self, key: StreamKey, publisher: Publisher, now: float, *, seen: tuple[int, float] | None = None,
-        lineage: str = "", hops: tuple[str, ...] = (), pulled: bool = False,
+        lineage: str = "", birth: str = "", hops: tuple[str, ...] = (), pulled: bool = False,
     ) -> Stream:
         """Make ``publisher`` the one publisher of ``key``; a relay gives way to it.
 
@@ -112,7 +112,7 @@ class Hub:
             raise RefusedError("NetStream.Publish.BadName", f"{key} is already being published.")
         if seen is not None and seen[0] > stream.time:
             stream.follow(*seen)
-        stream.begin(publisher, now, lineage=lineage, hops=hops, pulled=pulled)
+        stream.begin(publisher, now, lineage=lineage, birth=birth, hops=hops, pulled=pulled)
         self._tell_started(stream)
         return stream
 

@@ -6,6 +6,7 @@ The one that connects puts it into the command object of connect, the one that p
     node      (string) who says it
     hops      (string) the nodes the stream came through, first the one it was published to, separated by spaces
     lineage   (string) names the timeline of its timestamps; copies of a stream share it
+    birth     (string) when that timeline began, and where it stands (``pyrtmp.birth.Told``)
     copy      (boolean) true: what it publishes is its own or another node's all the same
     wait      (boolean) false: answer play with StreamNotFound at once when nobody publishes the stream
 
@@ -26,6 +27,7 @@ MAX_HOPS: Final = 8
 """A stream that came through so many nodes goes no further."""
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_BIRTH: Final = re.compile(r"[0-9.-]{1,112}")
 
 
 class Descent(NamedTuple):
@@ -45,6 +47,7 @@ class Kin:
     lineage: str = ""
     copy: bool = False
     wait: bool = True
+    birth: str = ""
 
     @classmethod
     def read(cls, values: Mapping[str, Any] | None) -> Kin:
@@ -53,6 +56,7 @@ class Kin:
         if not isinstance(entry, Mapping):
             return STRANGER
         node, hops, lineage = (entry.get(name) for name in ("node", "hops", "lineage"))
+        birth = entry.get("birth")
         names = hops[: 65 * (MAX_HOPS + 1)].split() if isinstance(hops, str) else []
         return cls(
             _name(node),
@@ -60,6 +64,7 @@ class Kin:
             _name(lineage),
             entry.get("copy") is True,
             entry.get("wait") is not False,
+            birth if isinstance(birth, str) and _BIRTH.fullmatch(birth) else "",
         )
 
     def entry(self) -> dict[str, Any]:
@@ -67,6 +72,8 @@ class Kin:
         said: dict[str, Any] = {"node": self.node, "hops": " ".join(self.hops)}
         if self.lineage:
             said["lineage"] = self.lineage
+        if self.birth:
+            said["birth"] = self.birth
         if self.copy:
             said["copy"] = True
         if not self.wait:

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import enum
 import secrets
+import time as clocks
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol
 
 from pyrtmp import amf, media
+from pyrtmp.birth import NEVER, UNSEEN, Birth, Told
 from pyrtmp.errors import AmfError
 from pyrtmp.forms import WireForm
 from pyrtmp.journal import Journal, LoggingJournal, protected
@@ -78,6 +80,9 @@ class Relay(Publisher, Protocol):
 
     tracks: tuple[bool, bool] | None
     """Whether the stream has audio, and video; None while that is not known."""
+
+    told: str
+    """See ``Stream.told``; ``""`` while that is not known."""
 
     def open(self, lane: Lane) -> None:
         """Keep the lane's log up to date from now on."""
@@ -139,6 +144,17 @@ class Stream:
         """Names the timeline of its timestamps: copies of the stream, on other nodes, share it."""
         self.source = ""
         """The lineage of what the publisher brings, where that is a copy; its times may be others than those here."""
+        self.birth: Birth | None = None
+        """When that timeline began."""
+        self.shift = 0
+        """How much later than in ``birth`` the times are here: copies may be put behind another stream."""
+        self.marks = 0
+        """Goes up with what ``told`` says, except for the time of sound without a picture."""
+        self._told: Told | None = None
+        """What came with a copy, until its first join point says where that stands."""
+        self._before: int | None = NEVER
+        """The key frame before the newest, see ``key_before``."""
+        self._newest_key: int | None = NEVER
         self.hops: tuple[str, ...] = ()
         """Nodes it came through."""
         self.pulled = False
@@ -206,12 +222,12 @@ class Stream:
 
     def begin(
         self, publisher: Publisher, now: float, relay: Relay | None = None, *,
-        lineage: str = "", hops: tuple[str, ...] = (), pulled: bool = False,
+        lineage: str = "", birth: str = "", hops: tuple[str, ...] = (), pulled: bool = False,
     ) -> None:
         """A publisher starts, or takes over from one that has been taken off with ``leave``.
 
         ``relay`` is the publisher once more, where it is one.  ``lineage`` is that of what it brings, where it is a
-        copy: a copy of what was here before goes on exactly where that stopped.
+        copy: a copy of what was here before goes on exactly where that stopped.  ``birth``: its ``told``.
         """
         self.hops = hops
         self.pulled = pulled
@@ -219,17 +235,21 @@ class Stream:
             self._go_on(publisher, now)
             return
         returning = self.sessions > 0
+        continued = returning or self._timeline.started
         if relay is not None:
             self.lineage = lineage or secrets.token_hex(8)  # its times are those of the process that has it
-        elif returning or self._timeline.started:
-            if lineage or self.source:
-                # Behind another stream it is shifted, so that its times are nobody else's.
-                self.lineage = secrets.token_hex(8)
+            self.birth = self._told = None
         elif lineage:
-            self.lineage = lineage
+            # Behind another stream it is shifted, so that its times are nobody else's.
+            self.lineage = secrets.token_hex(8) if continued else lineage
+            self._adopt(Told.read(birth))
+        elif self.birth is None or self.source:
+            if continued:
+                self.lineage = secrets.token_hex(8)
+            self._be_born()
         self.source = lineage
         self._overlap = self._last = None
-        if returning or self._timeline.started:
+        if continued:
             # What viewers see goes on where it stopped, later by the time that passed.
             self._timeline.restart(int((now - self.last_message) * 1000))
         if returning:
@@ -253,9 +273,24 @@ class Stream:
         if relay is not None:
             for lane in self.lanes.values():
                 relay.open(lane)
+        self.marks += 1
         if returning:
             self._signal(True)
-        self._release_waiters()
+        self.release()
+
+    def _be_born(self) -> None:
+        """What comes is nobody's copy."""
+        self._told = None
+        self.birth = Birth(int(clocks.time() * 1000))
+        self.shift = 0
+        self._newest_key = NEVER
+
+    def _adopt(self, told: Told | None) -> None:
+        """What comes is a copy: it was born elsewhere."""
+        self._told = told
+        self.birth = Birth(int(clocks.time() * 1000)) if told is None else told.birth
+        self.shift = 0
+        self._newest_key = self._before = None
 
     def _go_on(self, publisher: Publisher, now: float) -> None:
         """Another copy of the same stream: head and timeline stay."""
@@ -265,7 +300,7 @@ class Stream:
         self.since = self.started = self.last_message = now
         self.overlap()
         self._signal(True)
-        self._release_waiters()
+        self.release()
 
     def overlap(self) -> None:
         """What comes next is the same stream from another place and begins earlier: leave out what was here before."""
@@ -309,7 +344,7 @@ class Stream:
         self._consumed = False
         if self.lanes and not self.queued:
             self._wake(self)
-        self._release_waiters()
+        self.release()
 
     def push(self, message: Message) -> None:
         """Take the publisher's next message, audio, video or AMF0 data; the stream owns it from here on.
@@ -386,6 +421,7 @@ class Stream:
                 if (header.type, header.payload) not in known:
                     self.push(header)
             self._missed.clear()
+            self._newest_key = None
             return False
         about = type == DATA_AMF0 and payload.startswith(_ON_META_DATA)
         if (about or kind in (media.SEQUENCE_HEADER, media.METADATA)) and len(self._missed) < MAX_MISSED:
@@ -448,6 +484,37 @@ class Stream:
     def stop_waiting(self, waiter: Callable[[], None]) -> None:
         """Take a waiter back."""
         self._waiters.pop(waiter, None)
+
+    def release(self) -> None:
+        """Call those who wait: there is something new for them."""
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters:
+            self._call(waiter)
+
+    @property
+    def told(self) -> str:
+        """What others are told of its birth and of where it stands; see ``pyrtmp.birth.Told``."""
+        if self.relay is not None:
+            return self.relay.told
+        if self._told is not None:
+            return str(self._told)
+        if self.birth is None:
+            return ""
+        key, before, shift = self._newest_key, self._before, self.shift
+        if key is None or key == NEVER:
+            before, key = key, self._timeline.time if self._timeline.started else NEVER
+        # Where the one before is not known, it is said to be the same: nothing is made of that.
+        before = key if before is None else before
+        told = Told(
+            self.birth, shift, *(each if each == NEVER else each - shift for each in (key, before))
+        )
+        return str(told)
+
+    @property
+    def key_before(self) -> int | None:
+        """The key frame before the group of pictures at hand, or before the next one: ``NEVER`` if there was none,
+        None if that is not known."""
+        return self._before if self._gop else self._newest_key
 
     @property
     def live(self) -> bool:
@@ -569,11 +636,6 @@ class Stream:
             for viewer in list(lane.viewers):
                 self._call(viewer.signal, live)
 
-    def _release_waiters(self) -> None:
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters:
-            self._call(waiter)
-
     def _call_tap(self, tap: Tap, method: Callable[..., None], *arguments: object) -> None:
         if not self._call(method, *arguments):
             self.detach(tap)
@@ -588,10 +650,35 @@ class Stream:
         if self._key_time is not None and message.timestamp >= self._key_time:
             self.gop_ms = message.timestamp - self._key_time
         self._key_time = message.timestamp
-        self._begin_gop(message)
+        self._begin_gop(message, key=True)
 
-    def _begin_gop(self, message: Message) -> None:
+    def _mark(self, time: int, key: bool) -> None:
+        """A join point at ``time``: what is said of the stream's birth and of its key frames."""
+        told, birth = self._told, self.birth
+        if birth is None:
+            return  # nobody said that it begins
+        if told is not None:
+            self._told = None
+            self.shift = told.shifted(time - self._timeline.moved, time)
+            if told.birth.pace == UNSEEN:
+                self._newest_key = NEVER
+            elif time - self.shift == told.key and told.before != told.key:
+                self._newest_key = told.before if told.before == NEVER else told.before + self.shift
+        was = birth.pace
+        if was <= 0:
+            birth = self.birth = birth.seen(time - self.shift, key)
+        if key or birth.pace != was or told is not None:
+            self.marks += 1
+        if key:
+            # Behind sound that came long before it, the first one is no beginning.
+            self._before = None if was < 0 < birth.pace else self._newest_key
+            self._newest_key = time
+        else:
+            self._before = NEVER if was == UNSEEN and self._newest_key == NEVER else None
+
+    def _begin_gop(self, message: Message, key: bool = False) -> None:
         message.join = True
+        self._mark(message.timestamp, key)
         self._gop = []
         self._gop_bytes = 0
         self._gop_start = message.timestamp

@@ -26,13 +26,15 @@ class Timeline:
     """Times are milliseconds.  ``raw`` ones come off the wire, unsigned 32 bits; the others never wrap, and are
     negative only for a stream that starts near 0 and steps back."""
 
-    __slots__ = ("_continue_at", "_peak", "_raw", "started", "time")
+    __slots__ = ("_continue_at", "_peak", "_raw", "moved", "started", "time")
 
     def __init__(self) -> None:
         self.started = False
         """Whether a frame of the present publisher has come."""
         self.time = 0
         """Of the newest frame."""
+        self.moved = 0
+        """How much later the present publisher's first frame was put than it came."""
         self._raw = 0
         self._peak = 0
         """The latest time before the last step back, if that was a small one."""
@@ -77,6 +79,7 @@ class Timeline:
     def _start(self, raw: int) -> None:
         self.started = True
         self.time = self._peak = raw if self._continue_at is None else self._continue_at
+        self.moved = self.time - raw
         self._continue_at = None
 
     def other(self, raw: int) -> int:

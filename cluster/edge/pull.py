@@ -330,7 +330,7 @@ class Pull:
             self._leave()
             # The pull is nobody's rival: where somebody publishes by now this raises, and the pull is over.
             self._stream = server.hub.publish(
-                self.key, self, now, lineage=kin.lineage, hops=kin.hops, pulled=True)
+                self.key, self, now, lineage=kin.lineage, birth=kin.birth, hops=kin.hops, pulled=True)
             self._began = True
         before, self._current = self._current, attempt
         if before is not None:

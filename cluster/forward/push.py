@@ -161,7 +161,8 @@ class Push:
         client = await means.connect(
             url, timeout=settings.connect, limits=means.limits, tls=means.tls() if url.startswith("rtmps") else None,
             **Kin(
-                node=means.node, hops=(*hops, means.node), lineage=self._stream.lineage, copy=means.copies
+                node=means.node, hops=(*hops, means.node), lineage=self._stream.lineage, copy=means.copies,
+                birth=self._stream.told,
             ).entry(),
         )
         try:

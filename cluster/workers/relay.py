@@ -5,7 +5,7 @@
     worker with viewers                                     worker that holds the stream
       Inlet (a Relay)  --WATCH, OPEN form, SHUT form, UNWATCH-->  Feeder (an Outlet)
                        <--SEGMENT and its descriptor--------
-                       <--HEAD, TRACKS----------------------      once per change
+                       <--HEAD, TRACKS, BIRTH---------------      once per change
                        <--END "the log now ends here"-------      once per round and lane
                        <--GONE------------------------------      the publisher left
 
@@ -21,6 +21,7 @@ little-endian:
                to end (8); one descriptor
     HEAD       form (8) generation (32), then the head, in shared memory when it is long (one descriptor)
     TRACKS     audio (8) video (8)
+    BIRTH      what other nodes are told of the stream (pyrtmp.birth.Told), ASCII
     END        form (8) number (64) size (64) number and offset of the join point (64, 64; number 0: none)
                media time (64, signed, milliseconds)
 """
@@ -75,6 +76,7 @@ class Kind(IntEnum):
     TRACKS = 7
     END = 8
     GONE = 9
+    BIRTH = 10
 
 
 _ID: Final = Struct("<BI")
@@ -91,6 +93,7 @@ class Inlet:
     def __init__(self, link: Link, sid: int, stream: Stream) -> None:
         self.id = f"worker-{link.worker}"
         self.tracks: tuple[bool, bool] | None = None
+        self.told = ""
         self.stream = stream
         self._link = link
         self._sid = sid
@@ -147,6 +150,12 @@ class Inlet:
         for each in [each for each, segment in known.items() if segment.evicted]:
             del known[each]
 
+    def born(self, told: str) -> None:
+        """What other nodes are told, until the next join point."""
+        self.told, first = told, not self.told
+        if first:
+            self.stream.release()
+
     def head(self, form: int, generation: int, head: bytes) -> None:
         """What stands before the join point that follows."""
         if form in self._lanes:
@@ -183,6 +192,7 @@ class Feeder:
         self._ends: dict[int, _End] = {}
         self._tracks: tuple[bool, bool] | None = None
         """What was told of them."""
+        self._marks = -1
         stream.outlets[self] = None
         self.serve()
 
@@ -209,6 +219,9 @@ class Feeder:
         if self._stream.tracks_known and self._tracks != self._stream.tracks:
             self._tracks = self._stream.tracks
             self._link.send(_TRACKS.pack(Kind.TRACKS, self._sid, *self._tracks))
+        if self._marks != self._stream.marks:
+            self._marks = self._stream.marks
+            self._link.send(_ID.pack(Kind.BIRTH, self._sid) + self._stream.told.encode())
         for form, end in self._ends.items():
             end.tell(self._link, self._sid, form, self._stream.time)
 
@@ -387,6 +400,10 @@ class Link:
             if inlet is not None:
                 inlet.tracks = (audio, video)
                 self.server.rounds.wake_once(inlet.stream)
+        elif kind == Kind.BIRTH:
+            inlet = self.inlets.get(_ID.unpack_from(data)[1])
+            if inlet is not None:
+                inlet.born(bytes(data[_ID.size :]).decode())
         elif kind == Kind.GONE:
             inlet = self.inlets.pop(_ID.unpack(data)[1], None)
             if inlet is not None:

@@ -69,7 +69,9 @@ const keyOf = (stream) => `${stream.app}/${stream.name}`;
 async function poll() {
   clearTimeout(pollTimer);
   try {
-    const response = await fetch("/_page/streams.json", { cache: "no-store", signal: AbortSignal.timeout(5000) });
+    // A node that does not have the stream fetches it for those who wait for it.
+    const waited = selected && player.state !== "playing" ? `?stream=${encodeURIComponent(selected)}` : "";
+    const response = await fetch(`/_page/streams.json${waited}`, { cache: "no-store", signal: AbortSignal.timeout(5000) });
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     const answer = await response.json();
     streams = answer.streams;

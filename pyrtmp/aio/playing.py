@@ -96,16 +96,25 @@ class Playing:
             connection.refused("play", event.name, error)
             return
         play = self._plays[event.msid] = _Play(event, stream, request, now)
-        if stream.live:
+        if self._ready(stream):
             self._begin(play, event.reset)
         else:
             connection.session.defer_play(event.msid)
-            play.waiter = lambda: connection.guard(lambda: self._publisher_came(play, event.reset))
-            stream.wait(play.waiter)
+            self._wait(play, event.reset)
+
+    def _ready(self, stream: Stream) -> bool:
+        """Whether it can be played: it is there and, for another node, what that has to be told of it is known."""
+        return stream.live and (not self._connection.kin.node or bool(stream.told))
+
+    def _wait(self, play: _Play, reset: bool) -> None:
+        play.waiter = lambda: self._connection.guard(lambda: self._publisher_came(play, reset))
+        play.stream.wait(play.waiter)
 
     def _publisher_came(self, play: _Play, reset: bool) -> None:
         play.waiter = None
-        if play.stream.live:
+        if play.stream.live and not self._ready(play.stream):
+            self._wait(play, reset)
+        elif play.stream.live:
             self._begin(play, reset)
             self._connection.flush()
         else:
@@ -135,7 +144,8 @@ class Playing:
         more = None
         if connection.kin.node:
             hops = (*play.stream.hops, server.node)
-            more = Kin(node=server.node, hops=hops, lineage=play.stream.lineage).entry()
+            stream = play.stream
+            more = Kin(node=server.node, hops=hops, lineage=stream.lineage, birth=stream.told).entry()
         connection.session.accept_play(play.msid, reset=reset, more=more)
         transport = connection.transport
         whole = play.msid == PLAY_MSID and play.audio and play.video

@@ -105,7 +105,8 @@ class Publishing:
         server = connection.server
         try:
             stream = server.hub.publish(
-                key, connection, monotonic(), seen=seen, lineage=connection.kin.lineage, hops=connection.kin.hops
+                key, connection, monotonic(), seen=seen, lineage=connection.kin.lineage,
+                birth=connection.kin.birth, hops=connection.kin.hops,
             )
         except RefusedError as error:
             self._refuse(event, error)

@@ -256,6 +256,7 @@ class FakeRelay:
 
     id = "elsewhere"
     tracks = (True, True)
+    told = ""
 
     def displaced(self, stream: Stream, code: str, description: str) -> None:
         pass

@@ -62,6 +62,7 @@ class FakeViewer:
 class FakeRelay:
     id = "elsewhere"
     tracks = (True, True)
+    told = ""
 
     def displaced(self, stream: Stream, code: str, description: str) -> None:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pyrtmp.birth import Birth
 from pyrtmp.message import Message
 from pyrtmp.stream import Tap
 
@@ -13,6 +14,10 @@ class FakeSource:
 
     live = True
     relayed = False
+    birth: Birth | None = None
+    """None: numbered by the wall clock, as streams are that do not say it."""
+    shift = 0
+    key_before: int | None = None
 
     def __init__(self, backlog: Sequence[Message] = ()) -> None:
         self.backlog = list(backlog)

@@ -16,6 +16,7 @@ from aiohttp import web
 from hls.live import HlsService, HlsStream, Reply
 from hls.settings import HlsSettings
 from hls.window import Numbers
+from pyrtmp.birth import Birth
 from pyrtmp.media import FRAME, KEY, parse_audio, parse_video
 from pyrtmp.message import VIDEO, Message
 from tests.hls.sources import FakeSource, later
@@ -579,3 +580,60 @@ async def test_ffmpeg_plays_it_live(
             assert times == sorted(times)
         _, err = await run("ffmpeg", "-v", "warning", "-i", base + "cam.m3u8", "-f", "null", "-")
         assert complaints(err) == []
+
+
+async def test_who_asks_for_a_segment_begins_the_stream(executor: Executor, make_feed: MakeFeed) -> None:
+    """A balancer asked somebody else for the playlist."""
+    async with bench(executor) as subject:
+        head, rest = split(make_feed("libx264", "aac"), at=900)
+        subject.source.backlog = head
+        assert (await subject.service.segment("live", "nobody", "7.ts")).status == 404
+        assert (await subject.service.segment("live", "cam", "wrong.ts")).status == 404
+        await asyncio.sleep(0)
+        assert subject.source.attached == 0
+        assert (await subject.service.segment("live", "cam", "7.ts")).status == 404
+        await asyncio.sleep(0)
+        assert subject.source.attached == 1
+        subject.source.send(rest)
+        assert len((await subject.playlist_of(2)).segments) >= 2
+        assert not subject.service._warming
+
+
+async def test_the_next_segment_is_waited_for(executor: Executor, make_feed: MakeFeed) -> None:
+    """Another node may have made it a moment earlier."""
+    async with bench(executor) as subject:
+        first, rest = split(make_feed("libx264", "aac"), at=2000)
+        subject.source.backlog = first[:10]
+        request = asyncio.create_task(subject.playlist_of(1))
+        await asyncio.sleep(0)
+        subject.source.send(first[10:])
+        number = int((await request).segments[-1].uri.partition(".")[0])
+        soon = asyncio.create_task(subject.service.segment("live", "cam", f"{number + 1}.ts"))
+        assert (await subject.service.segment("live", "cam", f"{number + 9}.ts")).status == 404
+        assert (await subject.service.segment("live", "cam", f"{number - 1}.ts")).status == 404
+        assert not soon.done()
+        subject.source.send(rest)
+        assert (await soon).status == 200
+
+
+async def test_a_playlist_that_lacks_what_others_have(executor: Executor, make_feed: MakeFeed) -> None:
+    async with bench(executor, window=3.0) as subject:
+        subject.source.birth = Birth(int(START) * 1000 - 60_000, 0, 1000)
+        subject.source.key_before = 58_000
+        feed = make_feed("libx264", "aac", seconds=12, gop=1)
+        for message in feed:
+            message.timestamp += 59_000
+        first, rest = split(feed, at=61_500)
+        subject.source.backlog = first[:10]
+        assert (await subject.service.playlist("live", "cam", whole=True)).status == 404
+        await asyncio.sleep(0)
+        assert subject.source.attached == 1  # it was begun
+        subject.source.send(first[10:])
+        assert len((await subject.playlist_of(1)).segments) < 3
+        assert (await subject.service.playlist("live", "cam", whole=True)).status == 404
+        subject.source.send(rest)
+        await subject.playlist_of(3)
+        async with asyncio.timeout(5):
+            while (reply := await subject.service.playlist("live", "cam", whole=True)).status == 404:
+                await asyncio.sleep(0.005)
+        assert reply.body == (await subject.service.playlist("live", "cam")).body

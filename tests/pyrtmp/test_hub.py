@@ -361,6 +361,7 @@ def test_a_publisher_that_ends_its_stream_when_displaced_ends_it_once(subject: S
 
 class FakeRelay(FakePublisher):
     tracks = (True, True)
+    told = ""
 
     def __init__(self, id: str = "worker-2") -> None:
         super().__init__(id)

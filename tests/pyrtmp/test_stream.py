@@ -905,6 +905,7 @@ class FakeRelay(FakePublisher):
     def __init__(self, stream: Stream, tracks: tuple[bool, bool] | None = (True, True)) -> None:
         self.stream = stream
         self.tracks = tracks
+        self.told = ""
         self.lanes: list[Lane] = []
         self.closed: list[Lane] = []
         self.ended = 0

@@ -378,6 +378,7 @@ class FakePublisher:
 
 class FakeRelay(FakePublisher):
     tracks = None
+    told = ""
 
     def open(self, lane: Any) -> None: ...
 

@@ -26,8 +26,11 @@ from hls.http import ViewerSite
 from hls.live import HlsService
 from hls.settings import HlsSettings
 from pyrtmp import StreamSettings, Timeouts, amf, control
+from pyrtmp.aio.client import Client
 from pyrtmp.aio.server import Server
+from pyrtmp.birth import NEVER, Birth, Told
 from pyrtmp.forms import RtmpForm
+from pyrtmp.kin import Kin
 from pyrtmp.lane import Lane
 from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
 from pyrtmp.names import StreamKey
@@ -272,6 +275,29 @@ async def test_viewers_who_came_first(machine: Machine) -> None:
 
 
 # The publisher goes and comes
+
+
+async def test_other_nodes_are_told_the_same_by_every_worker(machine: Machine) -> None:
+    holder, relay = await machine.two()
+    publisher = await machine.publisher(holder)
+    await gop(publisher, 0)
+    await eventually(lambda: holder.stream().key_frames == 1)
+
+    async def ask(member: Member) -> Kin:
+        client = await Client.connect(
+            f"rtmp://127.0.0.1:{member.server.addresses[0][1]}/live/cam", **Kin(node="edge").entry()
+        )
+        async with client:
+            return Kin.read((await client.play_into(lambda events: None)).info)
+
+    said = await asyncio.gather(ask(relay), ask(holder), ask(relay))
+    assert {each.birth for each in said} == {holder.stream().told}
+    assert Told.read(said[0].birth) == Told(Birth(Told.read(said[0].birth).birth.wall, 0, 0), 0, 0, NEVER)  # type: ignore
+    watcher = await machine.player(relay)
+    await gop(publisher, 10)
+    await numbers_reach([watcher], 19)
+    assert relay.stream().told == holder.stream().told != said[0].birth
+    assert (await ask(relay)).birth == holder.stream().told
 
 
 async def test_a_publisher_that_returns(machine: Machine) -> None:
@@ -868,6 +894,7 @@ async def test_what_is_said_to_those_who_watch(alone: Alone) -> None:
     alone.say(FORM.pack(Kind.OPEN, 5, 0))
     await alone.settle()
     heard = alone.heard()
+    assert heard.pop(0) == ID.pack(Kind.BIRTH, 5) + alone.held.told.encode()
     assert [each[0] for each in heard] == [Kind.HEAD, Kind.SEGMENT, Kind.END]
     log = alone.held.lanes["rtmp"].log
     assert END.unpack(heard[2]) == (Kind.END, 5, 0, 1, log.tail.size, 1, 0, 0)
