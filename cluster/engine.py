@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -23,9 +23,10 @@ from cluster.edge.pull import Claims
 from cluster.edge.pulls import PullFacts, Pulls
 from cluster.edge.upstreams import ResolveKind, Upstream, Upstreams
 from cluster.facts import ALONE, Facts
+from cluster.forward.callback import TargetCallback
 from cluster.forward.forwarder import Forwarded, Forwarder
 from cluster.forward.push import ForwardFacts
-from cluster.forward.target import parse_target
+from cluster.forward.target import Target, parse_target
 from cluster.handover import Handover, has_others, nodes
 from cluster.memory import LOOK_SECONDS, Trimmer
 from cluster.reports import Numbers, Traffic
@@ -81,16 +82,19 @@ class Engine:
             proxy_from=config.rtmp.proxy_from,
             node=config.node.id,
         )
+        self._callback = self._new_callback(config)
         self.pulls: Pulls | None = None
         """What it fetches from other nodes, where it may."""
         self.forwarder = Forwarder(
             self.server.hub,
             node=config.node.id,
             journal=structlog.get_logger("forward"),
-            targets=[parse_target(each) for each in config.forward.to],
+            targets=_targets(config.forward.to),
+            per_app=_per_app(config),
             limits=limits,
             wanted=lambda stream: not stream.pulled,
             hops=lambda stream: stream.hops,
+            extra_targets=self._callback,
         )
         self.uplink: Forwarder | None = None
         """Passes on to origins what is published to an edge."""
@@ -211,6 +215,13 @@ class Engine:
         share = self.config.limits.max_cpu_share
         return bool(share) and self._load.share > share
 
+    def _new_callback(self, config: Config) -> TargetCallback | None:
+        """Who is asked where streams go besides."""
+        url = config.forward.ask_url
+        if url is None:
+            return None
+        return TargetCallback(url, node=self.config.node.id, journal=structlog.get_logger("forward"))
+
     async def _send_elsewhere(self, key: StreamKey) -> str:
         if self._elsewhere is None or not self.config.http.redirect:
             return ""
@@ -281,7 +292,9 @@ class Engine:
                 cors_origins=config.http.cors_origins,
                 trust_forwarded_from=config.http.trust_forwarded_from,
             )
-        self.forwarder.configure([parse_target(each) for each in config.forward.to])
+        if config.forward.ask_url != self.config.forward.ask_url:
+            self._callback = self._new_callback(config)
+        self.forwarder.configure(_targets(config.forward.to), _per_app(config), self._callback)
         self.config = config
 
     async def drain(self, seconds: float, cut: asyncio.Event, *, handover: bool | None = None) -> None:
@@ -344,3 +357,11 @@ class Engine:
     def _trim(self) -> None:
         self._trimmer.look([stream.gop_size[1] for stream in self.server.hub])
         self._trimming = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._trim)
+
+
+def _targets(texts: Sequence[str]) -> list[Target]:
+    return [parse_target(each) for each in texts]
+
+
+def _per_app(config: Config) -> dict[str, list[Target]]:
+    return {app: _targets(texts) for app, texts in config.forward.apps.items()}

@@ -41,7 +41,7 @@ def nodes(server: Server) -> Iterable[Connection]:
 def has_others(config: Config, nodes: int) -> bool:
     """Whether other nodes have this one's streams, or may take them: there are settings about them, or connections."""
     edge, registry = config.edge.origins or config.node.role == "edge", config.registry.url is not None
-    return bool(registry or edge or config.forward.to or nodes)
+    return bool(registry or edge or config.forward.somewhere or nodes)
 
 
 class Handover:

@@ -235,12 +235,12 @@ class ViewerSite:
                 return await self._flv(request, key)
             if self._server.hooks.on_play is not None:
                 await self._allow(self._asked(request, key, "hls"))
+            query = request.rel_url.raw_query_string
             if kind == "playlist":
-                query = request.rel_url.raw_query_string
                 whole = WHOLE in request.headers
                 reply = await self.hls.playlist(key.app, key.name, query=query, prefix=file, whole=whole)
             else:
-                reply = await self.hls.segment(key.app, key.name, file)
+                reply = await self.hls.segment(key.app, key.name, file, query=query)
             return self._reply(request, key, reply)
         if path == "/":
             return self._file(request, "index.html")
@@ -285,7 +285,7 @@ class ViewerSite:
             if not hub.is_live(key):
                 with contextlib.suppress(_Refused):
                     await self._allow(self._asked(request, key, "flv"))
-                    await self._live(key, _LOOK_SECONDS)
+                    await self._live(key, "", _LOOK_SECONDS)
         streams = self._streams()
         if inspect.isawaitable(streams):
             streams = await streams
@@ -354,7 +354,7 @@ class ViewerSite:
             if request.transport is not None:
                 request.transport.write(head)
             return _Answered()
-        stream = await self._live(key, self._server.hub.settings.play_wait_seconds)
+        stream = await self._live(key, asked.query, self._server.hub.settings.play_wait_seconds)
         if not self._server.may_accept(asked.address):
             raise _Refused(503, "the server takes no more viewers")
         transport = request.transport
@@ -390,20 +390,20 @@ class ViewerSite:
             return False
         return True
 
-    async def _fetch(self, app: str, name: str, seconds: float) -> bool:
+    async def _fetch(self, app: str, name: str, query: str, seconds: float) -> bool:
         """See ``hls.live.Fetch``."""
         hub, key = self._server.hub, StreamKey(app, name)
         if hub.source is not None and not hub.is_live(key):
             try:
-                await self._live(key, seconds)
+                await self._live(key, query, seconds)
             except _Refused:
                 return False
         return True
 
-    async def _live(self, key: StreamKey, seconds: float) -> Stream:
-        """The stream once somebody publishes it; 404 when nobody does in time."""
+    async def _live(self, key: StreamKey, query: str, seconds: float) -> Stream:
+        """The stream once somebody publishes it; 404 when nobody does in time.  ``query``: see ``Hub.open``."""
         try:
-            stream = self._server.hub.open(key, monotonic())
+            stream = self._server.hub.open(key, monotonic(), query)
         except RefusedError as error:
             raise _Refused(404, str(error)) from None
         if stream.live:

@@ -395,9 +395,9 @@ async def _wait(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-Fetch = Callable[[str, str, float], Awaitable[bool]]
-"""``fetch(app, name, seconds)``: have a stream of another node fetched, if it is not here; at most ``seconds``.
-Whether it is worth to look for it here then."""
+Fetch = Callable[[str, str, str, float], Awaitable[bool]]
+"""``fetch(app, name, query, seconds)``: have a stream of another node fetched, if it is not here; at most ``seconds``.
+``query``: what the request had, for that node.  Whether it is worth to look for it here then."""
 
 
 class HlsService:
@@ -451,17 +451,17 @@ class HlsService:
     ) -> Reply:
         """The media playlist of a stream; starts packaging or mirroring it and waits for its first segment if need be.
 
-        ``query`` is the request's query string, undecoded; it goes on every URI.  ``prefix`` is put before every URI:
-        ``name + "/"`` when the playlist was asked for as ``/app/name.m3u8``.  404: no such stream; 503: nothing to
-        play yet, ask again.  ``whole``: somebody else may have it, so one that has just been begun here, and lacks what
-        is older, is no better than none; 404 comes at once then.
+        ``query`` is the request's query string, undecoded; it goes on every URI, and to ``fetch``.  ``prefix`` is put
+        before every URI: ``name + "/"`` when the playlist was asked for as ``/app/name.m3u8``.  404: no such stream;
+        503: nothing to play yet, ask again.  ``whole``: somebody else may have it, so one that has just been begun
+        here, and lacks what is older, is no better than none; 404 comes at once then.
         """
         if whole:
             known = self._streams.get((app, name))
             if known is None or not known.window.whole or not len(known.window):
-                self._warm(app, name)
+                self._warm(app, name, query)
                 return Reply(404, b"not the whole playlist yet\n")
-        stream = await self._ready(app, name)
+        stream = await self._ready(app, name, query)
         if stream is None:
             return Reply(404, b"no such stream\n")
         if not len(stream.window):
@@ -470,16 +470,16 @@ class HlsService:
             return Reply(404, b"no such stream\n")
         return stream.reply(prefix=prefix, query=query)
 
-    async def segment(self, app: str, name: str, filename: str) -> Reply:
+    async def segment(self, app: str, name: str, filename: str, *, query: str = "") -> Reply:
         """A segment or initialization section that a playlist names, or named a window ago; 404 after that.
 
         Other workers' and nodes' playlists may name it too: where it may still come it is waited for.  Whoever asks for
-        what is not here asks for the rest soon, so the stream is begun.
+        what is not here asks for the rest soon, so the stream is begun.  ``query``: see ``playlist``.
         """
         stream = self._streams.get((app, name))
         body = None if stream is None else stream.file(filename)
         if body is None:
-            stream = await self._late(app, name, filename)
+            stream = await self._late(app, name, filename, query)
             body = None if stream is None else stream.file(filename)
         if stream is None or body is None:
             return Reply(404, b"no such segment\n")
@@ -540,12 +540,12 @@ class HlsService:
             self._timer.cancel()
             self._timer = None
 
-    async def _ready(self, app: str, name: str) -> HlsStream | None:
+    async def _ready(self, app: str, name: str, query: str) -> HlsStream | None:
         """The stream when it has a playlist, or has none for all the waiting; it may move meanwhile."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.wait_seconds
         if self._fetch is not None and (app, name) not in self._streams:
-            if not await self._fetch(app, name, self._settings.wait_seconds):
+            if not await self._fetch(app, name, query, self._settings.wait_seconds):
                 return None
         while True:
             stream = self._stream(app, name)
@@ -557,13 +557,13 @@ class HlsService:
             if await stream.ready(turn) or stream.settled or turn == left:
                 return stream
 
-    async def _late(self, app: str, name: str, filename: str) -> HlsStream | None:
+    async def _late(self, app: str, name: str, filename: str, query: str) -> HlsStream | None:
         """The stream when it has got that file; None if it gets none."""
         match = _FILE.fullmatch(filename)
         if match is None:
             return None
         if (app, name) not in self._streams and (self._feeds is None or self._feeds.find(app, name) is None):
-            self._warm(app, name)
+            self._warm(app, name, query)
             return None
         number = int(match[1]) if match[1] else None
         loop = asyncio.get_running_loop()
@@ -575,11 +575,11 @@ class HlsService:
             if not stream.expects(number) or not await stream.news(until - loop.time()):
                 return None
 
-    def _warm(self, app: str, name: str) -> None:
+    def _warm(self, app: str, name: str, query: str) -> None:
         """Begin a stream, if there is one."""
         key = (app, name)
         if key not in self._warming and len(self._warming) < _MAX_WARMING:
-            task = self._warming[key] = asyncio.get_running_loop().create_task(self._ready(app, name))
+            task = self._warming[key] = asyncio.get_running_loop().create_task(self._ready(app, name, query))
             task.add_done_callback(lambda _: self._warming.pop(key, None))
 
     def _stream(self, app: str, name: str) -> HlsStream | None:

@@ -49,14 +49,20 @@ class Option:
             return self.adapter.validate_python(value, strict=strict)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
+            where = f"{toml(first['loc'][0])}: " if self._is_table and first["loc"] else ""
             if first["type"] == "value_error":
-                raise ValueError(str(first["ctx"]["error"])) from None
+                raise ValueError(f"{where}{first['ctx']['error']}") from None
             reason = first["msg"].removeprefix("Input ").partition(", unable")[0]
-            raise ValueError(reason if self.is_secret else f"{reason}, not {toml(first['input'])}") from None
+            raise ValueError(reason if self.is_secret else f"{where}{reason}, not {toml(first['input'])}") from None
 
     def check_text(self, text: str) -> Any:
-        """The same for text from outside the file; lists are written as JSON or with commas."""
+        """The same for text from outside the file; lists are written as JSON or with commas, tables as JSON."""
         value: object = text
+        if self._is_table:
+            try:
+                value = json.loads(text)
+            except ValueError:
+                raise ValueError(f'should be a table such as {{"a": ["b"]}}, not {toml(text)}') from None
         if self._is_list:
             value = [item.strip() for item in text.split(",")] if text else []
             if text.lstrip().startswith("["):
@@ -69,6 +75,10 @@ class Option:
     @property
     def _is_list(self) -> bool:
         return typing.get_origin(bare(self.hint)) is tuple
+
+    @property
+    def _is_table(self) -> bool:
+        return typing.get_origin(bare(self.hint)) is dict
 
     @property
     def allowed(self) -> str:
@@ -85,6 +95,8 @@ class Option:
             return "list of addresses or networks"
         if self._is_list:
             return "list of text"
+        if self._is_table:
+            return "table of lists of text"
         return {Address: "host:port", bool: "true, false"}.get(hint, "text")
 
 
@@ -96,7 +108,7 @@ def options() -> Mapping[str, Option]:
         hints = typing.get_type_hints(cls, include_extras=True)
         docs = _docs(cls)
         for each in dataclasses.fields(cls):
-            computed = each.default_factory is not dataclasses.MISSING
+            computed = each.default_factory not in (dataclasses.MISSING, dict)
             default = each.default_factory() if each.default_factory is not dataclasses.MISSING else each.default
             hint = hints[each.name]
             name = f"{section}.{each.name}"

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
@@ -22,10 +23,12 @@ from cluster.forward.target import parse_target
 from cluster.registry.urls import check_prefix
 from cluster.registry.urls import parse as parse_registry
 from hls.settings import HlsSettings
+from pyrtmp.names import problem
 from pyrtmp.networks import parse_network
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
 
 MAX_WORKERS: Final = 256
+MAX_APP_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,28 @@ def _target(text: str) -> str:
     return text
 
 
+def _app(text: str) -> str:
+    if wrong := problem(text, MAX_APP_BYTES):
+        raise ValueError(wrong)
+    return text
+
+
+def _http_url(text: str) -> str:
+    """The reasons repeat nothing: there may be a token in it."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not re.fullmatch(r"[!-~]+", text) or not host or port == 0:
+        raise ValueError("should be a URL with a valid host and port, such as http://10.0.0.9:8085/api/v1/forward")
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("should begin with http:// or https://")
+    if "@" in parts.netloc or "#" in text:
+        raise ValueError("should hold neither a user and password nor a '#'; tokens go into the query")
+    return text
+
+
 def _list(value: object) -> object:
     if not isinstance(value, list | tuple):
         raise ValueError(f"should be a list, not {toml(value)}")
@@ -141,6 +166,7 @@ Origins = Annotated[
 Targets = Annotated[
     tuple[Annotated[str, AfterValidator(_target)], ...], BeforeValidator(_list)
 ]
+TargetsOfApps = dict[Annotated[str, AfterValidator(_app)], Targets]
 NetworkList = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_list)]
 TextList = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_list)]
 
@@ -249,8 +275,21 @@ class ForwardSettings:
     """Streams published here are passed on."""
 
     to: Targets = ()
-    """Where to: host:port (same application and stream name there) or rtmp://host/app[/name]; {app} and {name} stand
+    """Where to: host:port (same application and stream name there) or rtmp[s]://host/app[/name]; {app} and {name} stand
     for the stream's own."""
+
+    apps: TargetsOfApps = field(default_factory=dict)
+    """Where to instead for streams of some applications, each with its list, as {live = ["10.0.0.2:1935"]}; streams of
+    one whose list is empty are not passed on."""
+
+    ask_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    """URL of a back end that is asked, when a publisher starts, where else the stream goes: an on_forward callback of
+    SRS (there forward.backend).  While it fails it is asked again, ten times in all."""
+
+    @property
+    def somewhere(self) -> bool:
+        """Whether there may be streams that are passed on."""
+        return bool(self.to or any(self.apps.values()) or self.ask_url is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

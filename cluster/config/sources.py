@@ -6,7 +6,7 @@ import difflib
 import functools
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,15 +116,21 @@ def toml_lines(text: str) -> dict[str, int]:
         except tomllib.TOMLDecodeError:
             continue
         header = statement.lstrip().startswith("[")
-        path = () if header else prefix
-        while isinstance(parsed, dict) and parsed:
-            key, parsed = next(iter(parsed.items()))
-            path = (*path, key)
+        paths = list(_paths(parsed, () if header else prefix))
+        for path in paths:
             lines.setdefault(".".join(path), start)
-            parsed = parsed[0] if header and isinstance(parsed, list) else parsed
-        prefix = path if header else prefix
+        prefix = paths[-1] if header else prefix
         statement = ""
     return lines
+
+
+def _paths(table: Mapping[str, Any], prefix: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Every key in a table, those of inner tables after their own."""
+    for key, value in table.items():
+        path = (*prefix, key)
+        yield path
+        if isinstance(value, dict):
+            yield from _paths(value, path)
 
 
 # What Kubernetes and Docker links set for a service that happens to be called pyrtmp.

@@ -112,7 +112,7 @@ class Pull:
         self._stream = stream
         self._server = server
         self._upstreams = upstreams
-        self._query = query if _QUERY.fullmatch(query) else ""
+        self._query = _passed_on(query)
         self._linger = linger
         self._claims = claims
         self._searches = searches
@@ -140,10 +140,15 @@ class Pull:
         self._hint = True
         self._event.set()
 
-    def renew(self, stream: Stream) -> None:
-        """Viewers wait with ``stream``: another one than before, if that one ended meanwhile."""
+    def renew(self, stream: Stream, query: str) -> None:
+        """Viewers wait with ``stream``: another one than before, if that one ended meanwhile.
+
+        As long as all upstreams refuse, the newest ``query`` counts: a wrong token must not shut out a right one.
+        """
         if not self._began:
             self._stream = stream
+        if self.upstream is None:
+            self._query = _passed_on(query) or self._query
 
     def displaced(self, stream: Stream, code: str, description: str) -> None:
         """See ``pyrtmp.stream.Publisher``: somebody publishes it here, or an operator ended it."""
@@ -386,3 +391,7 @@ class Pull:
 
     def _doubtful(self, current: Attempt) -> bool:
         return current.leaving or current.silent or monotonic() - current.heard > HUNG_SECONDS
+
+
+def _passed_on(query: str) -> str:
+    return query if _QUERY.fullmatch(query) else ""

@@ -49,7 +49,7 @@ class Pulls:
         """See ``pyrtmp.hub.Source``."""
         pull = self._pulls.get(stream.key)
         if pull is not None:
-            pull.renew(stream)
+            pull.renew(stream, query)
         elif not self._closed:
             self.started += 1
             self._pulls[stream.key] = Pull(

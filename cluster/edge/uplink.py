@@ -10,7 +10,7 @@ import ssl
 from typing import Any, Final
 
 from cluster.edge.upstreams import Upstreams
-from cluster.forward.settings import ForwardSettings
+from cluster.forward.settings import PushSettings
 from cluster.forward.target import parse_target
 from pyrtmp.aio.client import Client, RtmpUrl
 from pyrtmp.names import make_key
@@ -21,7 +21,7 @@ CONNECT_SECONDS: Final = 2.0
 TARGET: Final = parse_target("rtmp://origin/{app}/{name}")
 """Stands for whichever origin takes the stream."""
 
-SETTINGS: Final = ForwardSettings(connect=5.0, first_retry=0.02, longest_retry=2.0)
+SETTINGS: Final = PushSettings(connect=5.0, first_retry=0.02, longest_retry=2.0)
 
 
 class Uplink:

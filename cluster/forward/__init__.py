@@ -6,12 +6,12 @@
                                                          '-- connect, publish, back off; while live:
     stream --messages, once per round--> Feed (a tap) --one write--> Client --> target
 
-A ``Target`` says where to; what is given up, when and for how long is in ``ForwardSettings``.
+A ``Target`` says where to; what is given up, when and for how long is in ``PushSettings``.
 """
 
 from cluster.forward.forwarder import ExtraTargets, Forwarder
 from cluster.forward.push import Connect, ForwardFacts
-from cluster.forward.settings import ForwardSettings
+from cluster.forward.settings import PushSettings
 from cluster.forward.target import Destination, Target, parse_target
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "Destination",
     "ExtraTargets",
     "ForwardFacts",
-    "ForwardSettings",
     "Forwarder",
+    "PushSettings",
     "Target",
     "parse_target",
 ]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from cluster.forward.settings import ForwardSettings
+from cluster.forward.settings import PushSettings
 from pyrtmp import media
 from pyrtmp.aio.client import Client
 from pyrtmp.message import AUDIO, VIDEO, Message
@@ -39,7 +39,7 @@ class Feed:
         self,
         stream: Stream,
         client: Client,
-        settings: ForwardSettings,
+        settings: PushSettings,
         counts: Counts,
         clock: Callable[[], float] = monotonic,
     ) -> None:

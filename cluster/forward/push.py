@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Protocol
 
 from cluster.forward.backoff import Backoff
 from cluster.forward.feed import Counts, Feed
-from cluster.forward.settings import ForwardSettings
+from cluster.forward.settings import PushSettings
 from cluster.forward.target import Destination
 from pyrtmp.aio.client import Client
 from pyrtmp.errors import PeerError, RefusedError
@@ -78,7 +78,7 @@ class Means:
     connect: Connect
     tls: Callable[[], ssl.SSLContext]
     limits: Limits
-    settings: ForwardSettings
+    settings: PushSettings
     journal: Journal
     copies: bool
     """Whether the target gets a copy of what stays this node's own."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForwardSettings:
+class PushSettings:
     """Times in seconds."""
 
     connect: float = 10.0
@@ -37,5 +37,5 @@ class ForwardSettings:
     max_hops: int = 4
     """Most nodes a stream may have come through, this one included."""
 
-    extra: float = 10.0
-    """How long the question for more targets may take."""
+    max_asks: int = 10
+    """How often the question for more targets is asked while it fails, with the same pauses."""

@@ -61,6 +61,9 @@ bytes of the smallest messages takes seconds."""
 CLOSE_SECONDS: Final = 2.0
 """How long the last answers of a closing connection may take to get out."""
 
+TC_URL_CHARS: Final = 1024
+"""So much is kept of a tcUrl."""
+
 
 class Connection(asyncio.Protocol):
     """A publisher, a player, or somebody who has not said yet."""
@@ -87,6 +90,7 @@ class Connection(asyncio.Protocol):
         "server",
         "session",
         "since",
+        "tc_url",
         "transport",
     )
 
@@ -109,6 +113,8 @@ class Connection(asyncio.Protocol):
         """It said that it may be asked to reconnect."""
         self.app = ""
         self.query = ""
+        self.tc_url = ""
+        """As the client sent it, cut to ``TC_URL_CHARS``."""
         self.since = self._since = monotonic()
         self._connected = False
         self._header: bytearray | None = bytearray() if proxied else None
@@ -327,6 +333,7 @@ class Connection(asyncio.Protocol):
 
     def _on_connect(self, event: ConnectAsked) -> None:
         self.app, self.query = event.app, event.query
+        self.tc_url = event.tc_url[:TC_URL_CHARS]
         self.agent = str(event.parameters.get("flashVer", ""))[:128]
         self.kin = Kin.read(event.parameters)
         abilities = event.parameters.get("capsEx")

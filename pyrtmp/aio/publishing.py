@@ -128,6 +128,10 @@ class Publishing:
         connection.flush()
         connection.close()
 
+    def request(self, stream: Stream) -> Request | None:
+        """What the client asked for when it began to publish ``stream``; None if it does not."""
+        return next((self._requests.get(msid) for msid, mine in self.streams.items() if mine is stream), None)
+
     def stop(self, msid: int) -> None:
         """The client ended its publishing on ``msid``, or is gone; viewers stay for the grace time."""
         stream = self.streams.get(msid)

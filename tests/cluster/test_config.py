@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -107,6 +109,49 @@ def test_every_type_from_text() -> None:
 )
 def test_lists_from_text(text: str, value: tuple[str, ...]) -> None:
     assert load(None, [f"http.cors_origins={text}"], {}).http.cors_origins == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[forward]\nto = ['h:9']\n[forward.apps]\nlive = ['h:1', 'rtmps://h/{app}']\n'a/b' = []",
+        "[forward]\nto = ['h:9']\napps.live = ['h:1', 'rtmps://h/{app}']\napps.'a/b' = []",
+        "forward = {to = ['h:9'], apps = {live = ['h:1', 'rtmps://h/{app}'], 'a/b' = []}}",
+    ],
+)
+def test_a_table(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    file = {"live": ("h:1", "rtmps://h/{app}"), "a/b": ()}
+    config = load(path, [], {})
+    assert (config.forward.to, config.forward.apps) == (("h:9",), file)
+    # Of each application the strongest source counts.
+    config = load(path, ['forward.apps={"b": ["h:2"]}'], {"PYRTMP_FORWARD__APPS": '{"live": [], "b": ["h:3"]}'})
+    assert config.forward.apps == {"live": (), "a/b": (), "b": ("h:2",)}
+    assert config == pickle.loads(pickle.dumps(config))  # workers get it like this
+
+
+def test_a_table_that_is_none() -> None:
+    (problem,) = problems(None, ("forward.apps=live",))
+    assert str(problem) == '--set: forward.apps: should be a table such as {"a": ["b"]}, not "live"'
+
+
+def test_whether_anything_is_passed_on() -> None:
+    for setting, somewhere in (
+        ("forward.to=", False), ("forward.to=h:1", True), ('forward.apps={"a": []}', False),
+        ('forward.apps={"a": ["h:1"]}', True), ("forward.ask_url=https://h/x?token=1", True),
+    ):  # fmt: skip
+        assert load(None, [setting], {}).forward.somewhere == somewhere
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "h:1", "ftp://h/x", "http://", "http://:1/", "http://h:0/", "http://h:x/", "http://[::1/", "http://u:secret@h/",
+     "http://h/#secret", "http://h/a b", "http://h/\n", "http://h/\xe9"],
+)
+def test_urls_that_cannot_be_asked(tmp_path: Path, url: str) -> None:
+    (problem,) = problems(write(tmp_path, f"[forward]\nask_url = {json.dumps(url)}\n"))
+    assert (problem.key, problem.source.rpartition(":")[2]) == ("forward.ask_url", "2")
+    assert problem.reason.startswith("should ") and "secret" not in problem.reason
 
 
 def test_byte_order_mark(tmp_path: Path) -> None:
@@ -296,6 +341,17 @@ def test_a_mistake_behind_a_stronger_source_is_named_too(tmp_path: Path) -> None
             "[http]\ntrust_forwarded_from = ['nginx']", "http.trust_forwarded_from",
             'should be an address or a network, such as 10.0.0.1 or 10.0.0.0/8, not "nginx"',
         ),
+        ("[forward]\napps = ['h:1']", "forward.apps", 'should be a valid dictionary, not ["h:1"]'),
+        ("[forward.apps]\nlive = 'h:1'", "forward.apps", '"live": should be a list, not "h:1"'),
+        ("[forward.apps]\nlive = [5]", "forward.apps", '"live": should be a valid string, not 5'),
+        (
+            "[forward.apps]\nlive = ['http://h/a']", "forward.apps",
+            '"live": should begin with rtmp:// or rtmps://',
+        ),
+        (
+            "[forward.apps]\n'a b' = []", "forward.apps",
+            "\"a b\": the name has a character other than letters, digits, '.', '_', '-', '~'",
+        ),
         ("[egress]\nshare = 0", "egress.share", "should be greater than or equal to 0.001, not 0"),
         ("rtmp = 5", "rtmp", "should be a section, [rtmp], not 5"),
         ("[[rtmp]]\nlisten = 5", "rtmp", 'should be a section, [rtmp], not [{"listen": 5}]'),
@@ -452,6 +508,7 @@ m = 1
         "g": 12,
         "g.h": 13,
         "g.h.i": 13,
+        "g.h.j": 13,
         "k": 14,
         "k.l": 14,
         "k.l.m": 15,

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from cluster.config import load
 from cluster.engine import VERSION, Engine
 from pyrtmp.aio.client import Client
 from pyrtmp.message import VIDEO, Message
+from tests.pyrtmp.aio.net import eventually
 
 HERE = ("rtmp.listen=127.0.0.1:0", "http.listen=127.0.0.1:0", "node.workers=0")
 
@@ -123,6 +126,48 @@ async def test_other_settings(engine: Engine) -> None:
             assert "Access-Control-Allow-Origin" not in response.headers
     async with await Client.connect(url(engine)):
         assert not server.may_accept("127.0.0.1")
+
+
+async def test_where_streams_go(engine: Engine) -> None:
+    """By application, and where a back end says; other settings count at once."""
+    asked: list[dict[str, Any]] = []
+
+    async def on_forward(request: web.BaseRequest) -> web.Response:
+        asked.append(await request.json())
+        return web.json_response({"code": 0, "data": {"urls": [f"{url(other, request.path[1:])}"]}})
+
+    other = Engine(load(None, [*HERE, "node.id=other"], {}))
+    other.start()
+    await other.server.start("127.0.0.1", 0)
+    site = web.Server(on_forward)
+    listener = await asyncio.get_running_loop().create_server(site, "127.0.0.1", 0)
+    backend = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+
+    def configure(*settings: str) -> None:
+        engine.configure(load(None, [*HERE, *settings], {}))
+
+    async def goes_to(*keys: str) -> None:
+        await eventually(lambda: {str(stream.key) for stream in other.server.hub.live()} == set(keys))
+        assert {(each.stream, each.state) for each in engine.forwards()} <= {("live/cam", "live")}
+        assert len(engine.forwards()) == len(keys)
+
+    async with await Client.connect(url(engine)) as publisher:
+        await publisher.publish()
+        by_app = json.dumps({"live": [url(other, "{app}/by-app")], "games": [url(other, "games/{name}")]})
+        configure(f"forward.apps={by_app}", "forward.to=127.0.0.1:1")
+        await goes_to("live/by-app")
+        configure(f"forward.apps={by_app}", f"forward.ask_url={backend}/live/one")
+        await goes_to("live/by-app", "live/one")
+        configure(f"forward.ask_url={backend}/live/one", "hls.window=30")  # not asked again
+        await goes_to("live/one")
+        configure(f"forward.ask_url={backend}/live/two")
+        await goes_to("live/two")
+        configure()
+        await goes_to()
+    assert [(each["stream"], each["server_id"]) for each in asked] == [("cam", engine.config.node.id)] * 2
+    listener.close()
+    await site.shutdown()
+    await other.close()
 
 
 async def test_draining_lets_everybody_go(engine: Engine) -> None:

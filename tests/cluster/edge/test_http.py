@@ -5,20 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from time import monotonic
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from cluster.flv import FlvReader
 from cluster.publish import publish
 from hls.http import ViewerSite
 from hls.settings import HlsSettings
-from pyrtmp import StreamSettings
-from pyrtmp.errors import RefusedError
+from pyrtmp import Hooks, RefusedError, Request, StreamSettings
 from tests.cluster.edge.nodes import GOP, Edge, Nodes, coded, ended, plays
 from tests.pyrtmp.aio.net import eventually, number_of
+
+TOKEN = "token=a%2Fb&x=1"
+
+
+class Door:
+    """Whose hook lets in those who have the token, and keeps what each said."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.hooks = Hooks(on_play=self._asked)
+
+    def _asked(self, request: Request) -> None:
+        self.asked.append(request.query)
+        if request.query != TOKEN:
+            raise RefusedError("NetStream.Play.Failed", "no")
 
 
 class Site:
@@ -29,8 +45,12 @@ class Site:
         self.site = site
         self.http = http
 
+    def ask(self, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Without changing how the query is written."""
+        return self.http.get(URL(path, encoded=True))
+
     async def get(self, path: str) -> tuple[int, bytes]:
-        async with self.http.get(path) as response:
+        async with self.ask(path) as response:
             return response.status, await response.read()
 
 
@@ -72,6 +92,49 @@ async def test_flv(nodes: Nodes) -> None:
         assert plays(origin) == 1
         await ended(edge)
         await eventually(lambda: not plays(origin))
+
+
+async def test_flv_players_tokens_go_up(nodes: Nodes) -> None:
+    doors = [Door(), Door()]
+    origin = await nodes.origin(hooks=doors[0].hooks)
+    middle = await nodes.edge(origin, node="middle", hooks=doors[1].hooks)
+    edge = await nodes.edge(middle.server)
+    source = await nodes.source(origin)
+    await source.pictures(GOP)
+    async with serving(edge) as site, site.ask(f"/live/cam.flv?{TOKEN}") as response:
+        assert response.status == 200 and await response.content.readexactly(3) == b"FLV"
+        assert [door.asked for door in doors] == [[TOKEN], [TOKEN]]
+    await middle.server.close()
+
+
+@pytest.mark.parametrize("path", ["/live/clip.m3u8", "/live/clip/index.m3u8"])
+async def test_hls_players_tokens_go_up(nodes: Nodes, clip: Path, path: str) -> None:
+    door = Door()
+    origin = await nodes.origin(hooks=door.hooks)
+    edge = await nodes.edge(origin)
+    async with serving(edge) as site, published(clip, origin.addresses[0]):
+        status, body = await site.get(f"{path}?{TOKEN}")
+        assert status == 200 and door.asked == [TOKEN]
+        # They stay on what the playlist names; that is fetched from the edge.
+        segment = next(line for line in body.decode().splitlines() if line and line[0] != "#")
+        assert segment.endswith(f"?{TOKEN}")
+        assert (await site.get(f"/live/{segment}" if path.endswith("p.m3u8") else f"/live/clip/{segment}"))[0] == 200
+        assert door.asked == [TOKEN]
+
+
+async def test_a_wrong_token_does_not_shut_out_a_right_one(nodes: Nodes) -> None:
+    door = Door()
+    origin = await nodes.origin(hooks=door.hooks)
+    edge = await nodes.edge(origin)
+    source = await nodes.source(origin)
+    await source.pictures(GOP)
+    async with serving(edge) as site:
+        wrong = asyncio.create_task(site.get("/live/cam.m3u8?token=wrong"))
+        await eventually(lambda: door.asked == ["token=wrong"])
+        async with site.ask(f"/live/cam.flv?{TOKEN}") as response:
+            assert response.status == 200 and await response.content.readexactly(3) == b"FLV"
+        assert door.asked[-1] == TOKEN
+        wrong.cancel()
 
 
 @pytest.mark.parametrize("path", ["/live/no.flv", "/live/no.m3u8", "/live/no/index.m3u8", "/live/no.m3u8?t=/../x"])

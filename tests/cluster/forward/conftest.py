@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from cluster.forward import Forwarder, ForwardSettings, Target
+from cluster.forward import Forwarder, PushSettings, Target
 from pyrtmp import Server
 from tests.pyrtmp.aio.net import Net, journal
 
-QUICK = ForwardSettings(first_retry=0.02, longest_retry=0.1, check=0.02)
+QUICK = PushSettings(first_retry=0.02, longest_retry=0.1, check=0.02)
 
 Forwarding = Callable[..., Forwarder]
 

@@ -5,14 +5,14 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.forward import ForwardSettings
+from cluster.forward import PushSettings
 from cluster.forward.feed import Counts, Feed
 from pyrtmp import Client, Message, StreamKey, StreamSettings, amf
 from pyrtmp.message import DATA_AMF0, VIDEO
 from pyrtmp.stream import Stream
 from tests.pyrtmp.aio.net import AUDIO_SEQUENCE, SEQUENCE, frame, number_of, sound
 
-SETTINGS = ForwardSettings(buffer_bytes=10_000, buffer_seconds=5.0)
+SETTINGS = PushSettings(buffer_bytes=10_000, buffer_seconds=5.0)
 HEADER = Message(VIDEO, 0, 1, SEQUENCE)
 
 

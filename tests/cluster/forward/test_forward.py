@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.forward import Forwarder, ForwardFacts, Target, parse_target
+from cluster.forward import Forwarder, ForwardFacts, PushSettings, Target, parse_target
 from cluster.forward.backoff import Backoff
 from cluster.forward.push import explain
 from pyrtmp import Client, Hooks, Message, RefusedError, Request, Server, StreamSettings, amf
@@ -417,27 +417,103 @@ async def test_more_targets_come_when_they_come(net: Net, forward: Forwarding) -
     await live(forwarder)
     answer.set()
     await live(forwarder, 2)
-    forwarder.configure([at(one)])
+    forwarder.configure([at(one)], extra_targets=extra)
     assert len(forwarder.facts()) == 2
     await publisher.command("deleteStream", 1.0)
     await eventually(lambda: not one.hub.live() and not two.hub.live())
 
 
-@pytest.mark.parametrize("slow", [False, True])
-async def test_a_question_for_targets_that_fails_costs_nothing(net: Net, forward: Forwarding, slow: bool) -> None:
+class Answers:
+    """Answers the question for more targets: what is in the list, in turn, and for ever its last entry."""
+
+    def __init__(self, *answers: list[Target] | Exception) -> None:
+        self.asked = 0
+        self._answers = answers
+
+    async def __call__(self, stream: Stream) -> Sequence[Target]:
+        self.asked += 1
+        answer = self._answers[min(self.asked, len(self._answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_a_question_that_fails_is_asked_again_and_costs_nothing(net: Net, forward: Forwarding) -> None:
+    source, one, two = [await net.server() for _ in range(3)]
+    answers = Answers(TimeoutError(), OSError("the callback answered 500"), [at(two)])
+    forwarder = forward(source, at(one), extra_targets=answers)
+    await net.publisher(source)
+    await live(forwarder, 2)
+    assert answers.asked == 3 and forwarder.totals.failures == 2
+    assert journal(source).of("forward_targets_failed") == [
+        {"stream": "live/cam", "error": "timed out", "attempt": 1, "left": 9},
+        {"stream": "live/cam", "error": "the callback answered 500", "attempt": 2, "left": 8},
+    ]
+
+
+async def test_it_is_not_asked_for_ever(net: Net, forward: Forwarding) -> None:
+    source, answers = await net.server(), Answers(OSError("no"))
+    settings = PushSettings(first_retry=0.001, longest_retry=0.002, max_asks=3)
+    forward(source, extra_targets=answers, settings=settings)
+    await net.publisher(source)
+    (stream,) = source.hub.live()
+    assert stream.wanted  # as long as there may be an answer
+    await eventually(lambda: not stream.wanted)
+    assert answers.asked == 3
+    assert [line["left"] for line in journal(source).of("forward_targets_failed")] == [2, 1, 0]
+
+
+async def test_nobody_asks_for_a_stream_that_is_over(net: Net, forward: Forwarding) -> None:
+    source, answers = await net.server(), Answers(OSError("no"))
+    forward(source, extra_targets=answers, settings=PushSettings(first_retry=60.0, longest_retry=60.0))
+    publisher = await net.publisher(source)
+    await eventually(lambda: answers.asked)
+    assert _asking()
+    await publisher.command("deleteStream", 1.0)
+    await eventually(lambda: not _asking())
+
+
+def _asking() -> list[Any]:
+    return [task for task in asyncio.all_tasks() if "Forwarder._ask" in repr(task)]
+
+
+async def test_every_publisher_is_asked_about_also_where_the_answer_was_nowhere(net: Net, forward: Forwarding) -> None:
     source, target = await net.server(), await net.server()
+    answers = Answers([], [at(target)])
+    forwarder = forward(source, extra_targets=answers)
+    first = await net.publisher(source)
+    await net.player(source)  # so that it is the same stream afterwards
+    (stream,) = source.hub.live()
+    await eventually(lambda: answers.asked == 1 and not stream.outlets)
+    forwarder.configure([], extra_targets=answers)
+    await first.command("deleteStream", 1.0)
+    await eventually(lambda: not stream.live)
+    forwarder.configure([at(target)], extra_targets=answers)
+    assert not forwarder.facts() and answers.asked == 1  # nothing of one who left
+    await net.publisher(source)
+    assert source.hub.live() == [stream]
+    await live(forwarder)
+    await eventually(lambda: answers.asked == 2)
 
-    async def extra(stream: Stream) -> Sequence[Target]:
-        if slow:
-            await asyncio.Event().wait()
-        raise OSError("the callback answered 500")
 
-    forwarder = forward(source, at(target), extra_targets=extra, settings=replace(QUICK, extra=0.05))
+async def test_another_callback_is_asked_about_what_is_live(net: Net, forward: Forwarding) -> None:
+    source, one, two = [await net.server() for _ in range(3)]
+    forwarder = forward(source, extra_targets=Answers([at(one)]))
     await net.publisher(source)
     await live(forwarder)
-    await eventually(lambda: journal(source).of("forward_targets_failed"))
-    (line,) = journal(source).of("forward_targets_failed")
-    assert line == {"stream": "live/cam", "error": "timed out" if slow else "the callback answered 500"}
+    answer = asyncio.Event()
+
+    async def slow(stream: Stream) -> Sequence[Target]:
+        await answer.wait()
+        return [at(two)]
+
+    forwarder.configure([], extra_targets=slow)
+    assert only(forwarder).target.endswith(f":{port(one)}/live/cam")  # until the answer
+    answer.set()
+    await eventually(lambda: only(forwarder).target.endswith(f":{port(two)}/live/cam"))
+    await live(forwarder)
+    forwarder.configure([])
+    assert not forwarder.facts() and not source.hub.live()[0].outlets
 
 
 async def test_keys_are_neither_logged_nor_shown(net: Net, forward: Forwarding) -> None:
