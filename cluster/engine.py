@@ -126,7 +126,9 @@ class Engine:
         ``feeds``: where other workers' HLS is found.  ``claims``: who of the workers pulls what.  ``resolve``: asks
         the registry, where there is one, who has a stream.
         """
-        origins = [Upstream(each.host, each.port) for each in self.config.edge.origins]
+        origins = [
+            Upstream(each.host, each.port, scheme=each.scheme, prefix=each.prefix) for each in self.config.edge.origins
+        ]
         if self.config.registry.url is None:
             resolve = None
         if resolve is not None:
@@ -138,7 +140,8 @@ class Engine:
                 linger=lambda: self.config.edge.linger_seconds, claims=claims,
             )
         if self.config.node.role == "edge":
-            upstreams = Upstreams(origins, None if resolve is None else partial(resolve, kind="publish"))
+            takers = [each for each in origins if each.scheme == "rtmp"]
+            upstreams = Upstreams(takers, None if resolve is None else partial(resolve, kind="publish"))
             self.uplink = Forwarder(
                 self.server.hub,
                 node=self.config.node.id,

@@ -34,10 +34,12 @@ from hls.settings import HlsSettings
 from hls.sharing import Feeds
 from hls.viewer import FlvViewer
 from pyrtmp.aio.listener import bind
+from pyrtmp.aio.playing import IMPATIENT_SECONDS
 from pyrtmp.aio.server import Server
 from pyrtmp.aio.sockets import set_keepalive
 from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Request
+from pyrtmp.kin import HEADER, STRANGER, Kin
 from pyrtmp.names import StreamKey, make_key, problem
 from pyrtmp.networks import Networks, forwarded_for
 from pyrtmp.stream import Stream
@@ -229,10 +231,12 @@ class ViewerSite:
         media = _media(path, self._server.limits.max_name_bytes)
         if media is not None:
             key, kind, file = media
-            if kind != "segment":
-                await self._welcome(request, key, kind)
             if kind == "flv":
-                return await self._flv(request, key)
+                kin = Kin.read_header(request.headers.get(HEADER))
+                await self._welcome(request, key, kind, kin)
+                return await self._flv(request, key, kin)
+            if kind == "playlist":
+                await self._welcome(request, key, kind)
             if self._server.hooks.on_play is not None:
                 await self._allow(self._asked(request, key, "hls"))
             query = request.rel_url.raw_query_string
@@ -308,21 +312,22 @@ class ViewerSite:
             return peer
         return forwarded_for(peer, ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ())), self._proxies)
 
-    async def _welcome(self, request: web.BaseRequest, key: StreamKey, kind: str) -> None:
+    async def _welcome(self, request: web.BaseRequest, key: StreamKey, kind: str, kin: Kin = STRANGER) -> None:
         """Turn newcomers away while this is no time for them.  Raises ``_Moved`` and ``_Refused``.
 
-        An HLS player that watches already is only sent away when the server will soon be gone.
+        An HLS player that watches already is only sent away when the server will soon be gone; another node is not
+        sent anywhere, since it knows where else to ask.
         """
         server = self._server
         agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
         known = kind == "playlist" and self.audience.knows(key, self._address(request), agent)
         if known and not server.draining:
             return
-        if self._elsewhere is not None and (base := await self._elsewhere(key)):
+        if self._elsewhere is not None and not kin.node and (base := await self._elsewhere(key)):
             server.counters.refused["sent_elsewhere"] += 1
             query = request.rel_url.raw_query_string
             raise _Moved(f"{base}{request.path}?{query}" if query else f"{base}{request.path}")
-        why = "" if known else server.unwelcome()
+        why = "" if known else server.unwelcome(kin)
         if why:
             server.counters.refused["draining" if server.draining else "busy"] += 1
             raise _Refused(503, why)
@@ -343,18 +348,19 @@ class ViewerSite:
             self._server.journal.error("hook_failed", conn=asked.client, error=repr(error))
             raise _Refused(403, "the server could not decide") from None
 
-    async def _flv(self, request: web.BaseRequest, key: StreamKey) -> _Answered:
+    async def _flv(self, request: web.BaseRequest, key: StreamKey, kin: Kin) -> _Answered:
         asked = self._asked(request, key, "flv")
         await self._allow(asked)
-        # No length and no chunks: the body ends with the connection (RFC 9112, 6.3), which HTTP/1.0 knows as well.
-        head = _head(200, self._fields(request, "video/x-flv", "no-store", more=_FLV), None, "close", int(time()))
+        hub = self._server.hub
+        at_once = request.method == "HEAD" or (not kin.wait and hub.source is None)
+        if at_once and not hub.is_live(key):
+            raise _Refused(404, f"{key} is not published")
         if request.method == "HEAD":
-            if not self._server.hub.is_live(key):
-                raise _Refused(404, f"{key} is not published")
             if request.transport is not None:
-                request.transport.write(head)
+                request.transport.write(self._flv_head(request))
             return _Answered()
-        stream = await self._live(key, asked.query, self._server.hub.settings.play_wait_seconds)
+        wait = hub.settings.play_wait_seconds
+        stream = await self._live(key, asked.query, wait if kin.wait else min(wait, IMPATIENT_SECONDS), kin)
         if not self._server.may_accept(asked.address):
             raise _Refused(503, "the server takes no more viewers")
         transport = request.transport
@@ -362,6 +368,7 @@ class ViewerSite:
             return _Answered()
         agent = request.headers.get("User-Agent", "")[:128]
         try:
+            head = self._flv_head(request, self._server.kin(stream) if kin.node else None)
             viewer = FlvViewer(self._server, stream, transport, asked, agent, head)
         except OSError as error:
             # No memory or descriptor for another log or viewer: this one is refused, the stream goes on.
@@ -376,6 +383,12 @@ class ViewerSite:
         finally:
             viewer.close("gone")
         return _Answered()
+
+    def _flv_head(self, request: web.BaseRequest, kin: Kin | None = None) -> bytes:
+        """All that goes before the FLV; ``kin``: what another node is told."""
+        more = _FLV if kin is None else f"{_FLV}{HEADER}: {kin.header()}\r\n"
+        # No length and no chunks: the body ends with the connection (RFC 9112, 6.3), which HTTP/1.0 knows as well.
+        return _head(200, self._fields(request, "video/x-flv", "no-store", more=more), None, "close", int(time()))
 
     async def _drained(self, request: web.BaseRequest, transport: asyncio.Transport) -> bool:
         """Wait until the answers to the requests before have left; whether they did."""
@@ -400,27 +413,31 @@ class ViewerSite:
                 return False
         return True
 
-    async def _live(self, key: StreamKey, query: str, seconds: float) -> Stream:
+    async def _live(self, key: StreamKey, query: str, seconds: float, kin: Kin = STRANGER) -> Stream:
         """The stream once somebody publishes it; 404 when nobody does in time.  ``query``: see ``Hub.open``."""
         try:
             stream = self._server.hub.open(key, monotonic(), query)
         except RefusedError as error:
             raise _Refused(404, str(error)) from None
-        if stream.live:
+        if self._server.is_ready(stream, kin):
             return stream
-        over = asyncio.Event()
-        stream.wait(over.set)
+        news = asyncio.Event()
         closing = asyncio.ensure_future(self._closing.wait())
-        closing.add_done_callback(lambda _: over.set())
+        closing.add_done_callback(lambda _: news.set())
         try:
             async with asyncio.timeout(seconds):
-                await over.wait()
+                while not self._server.is_ready(stream, kin):
+                    news.clear()
+                    stream.wait(news.set)
+                    await news.wait()
+                    if not stream.live or self._closing.is_set():
+                        break
         except TimeoutError:
             self._server.counters.refused["play_timeout"] += 1
         finally:
             closing.cancel()
-            stream.stop_waiting(over.set)
-        if not stream.live:
+            stream.stop_waiting(news.set)
+        if not self._server.is_ready(stream, kin):
             raise _Refused(404, f"{key} is not published")
         return stream
 

@@ -1,7 +1,8 @@
 """What servers of one kind tell each other about a stream, beside the protocol: in one entry named ``pyrtmp``.
 
 The one that connects puts it into the command object of connect, the one that plays to it into the information of
-``NetStream.Play.Start``.  Other servers and players ignore it.
+``NetStream.Play.Start``.  Over HTTP both send it as a header, ``X-Pyrtmp-Kin``, whose value is the entry as JSON.
+Other servers and players ignore it.
 
     node      (string) who says it
     hops      (string) the nodes the stream came through, first the one it was published to, separated by spaces
@@ -16,12 +17,17 @@ is played again and what is left out, never where this server connects to.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 ENTRY: Final = "pyrtmp"
+HEADER: Final = "X-Pyrtmp-Kin"
+
+MAX_HEADER: Final = 2048
+"""Characters of a header that is read; the longest that is written has about 900."""
 
 MAX_HOPS: Final = 8
 """A stream that came through so many nodes goes no further."""
@@ -66,6 +72,20 @@ class Kin:
             entry.get("wait") is not False,
             birth if isinstance(birth, str) and _BIRTH.fullmatch(birth) else "",
         )
+
+    @classmethod
+    def read_header(cls, text: str | None) -> Kin:
+        """From the value of an HTTP header, ``None`` without one."""
+        if text is None or len(text) > MAX_HEADER:
+            return STRANGER
+        try:
+            return cls.read({ENTRY: json.loads(text)})
+        except (ValueError, RecursionError):
+            return STRANGER
+
+    def header(self) -> str:
+        """The value of the HTTP header: printable ASCII, whatever a name holds."""
+        return json.dumps(self.entry()[ENTRY])
 
     def entry(self) -> dict[str, Any]:
         """The parameter to add."""

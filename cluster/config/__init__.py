@@ -26,6 +26,7 @@ from cluster.config.settings import (
     LimitSettings,
     LogSettings,
     NodeSettings,
+    Origin,
     RtmpSettings,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "LogSettings",
     "NodeSettings",
     "Option",
+    "Origin",
     "Problem",
     "RtmpSettings",
     "compare",

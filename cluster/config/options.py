@@ -90,7 +90,7 @@ class Option:
         if typing.get_origin(hint) is Literal:
             return ", ".join(f"`{toml(choice)}`" for choice in typing.get_args(hint))
         if self.name in ("edge.origins",):
-            return "list of host:port"
+            return "list of host:port or http[s]://host[:port][/path]"
         if self.name in ("rtmp.proxy_from", "http.trust_forwarded_from"):
             return "list of addresses or networks"
         if self._is_list:

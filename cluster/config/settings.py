@@ -84,6 +84,45 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where streams are fetched: a node's address for RTMP, or what goes before ``/app/stream.flv`` by HTTP."""
+
+    host: str
+    port: int
+    scheme: Literal["rtmp", "http", "https"] = "rtmp"
+    prefix: str = ""
+    """``""`` or ``/part``, ``/part/part``."""
+
+    @classmethod
+    def parse(cls, text: object) -> Origin:
+        """Read ``host:port``, ``rtmp://host[:port]`` or ``http[s]://host[:port][/path]``.  Raises ``ValueError``."""
+        if isinstance(text, Origin):
+            return text
+        if not isinstance(text, str) or "://" not in text:
+            address = _reachable(Address.parse(text))
+            return cls(address.host, address.port)
+        match = re.fullmatch(r"(rtmp|http|https)://([^/?#@]*)((?:/[A-Za-z0-9._~-]+)*)/?", text)
+        if match is None or not all(part.strip(".") for part in match[3].split("/")[1:]):
+            raise ValueError(
+                f"should be host:port or http[s]://host[:port][/path], without user or query, not {toml(text)}"
+            )
+        scheme, authority, prefix = match.groups()
+        if scheme == "rtmp" and prefix:
+            raise ValueError(f"the application is the stream's own: should be rtmp://{authority}, not {toml(text)}")
+        if not re.search(r":[0-9]+$", authority):
+            authority += f":{_PORTS[scheme]}"
+        address = _reachable(Address.parse(authority))
+        return cls(address.host, address.port, scheme, prefix)  # type: ignore[arg-type]  # the pattern has no other
+
+    def __str__(self) -> str:
+        address = str(Address(self.host, self.port))
+        return address if self.scheme == "rtmp" else f"{self.scheme}://{address}{self.prefix}"
+
+
+_PORTS: Final = {"rtmp": 1935, "http": 80, "https": 443}
+
+
 def _one_per_core() -> int:
     """A worker for each core that this process may use; none where workers cannot share memory."""
     if sys.platform != "linux":
@@ -161,7 +200,7 @@ def _list(value: object) -> object:
 Listen = Annotated[Address, BeforeValidator(Address.parse)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Origins = Annotated[
-    tuple[Annotated[Address, BeforeValidator(Address.parse), AfterValidator(_reachable)], ...], BeforeValidator(_list)
+    tuple[Annotated[Origin, BeforeValidator(Origin.parse)], ...], BeforeValidator(_list)
 ]
 Targets = Annotated[
     tuple[Annotated[str, AfterValidator(_target)], ...], BeforeValidator(_list)
@@ -298,7 +337,8 @@ class EdgeSettings:
 
     origins: Origins = ()
     """Nodes to ask, as ["10.0.0.1:1935", "10.0.0.2:1935"].  Streams are spread evenly over them; one that has not got
-    the stream, or fails, is followed by the next."""
+    the stream, or fails, is followed by the next.  One given as http://host:port or https://host:port, maybe with a
+    path, is asked by HTTP-FLV, at /app/stream.flv under that; it takes no publishers from an edge."""
 
     linger_seconds: float = 2.0
     """How long, in seconds, a stream is still fetched after its last viewer left."""

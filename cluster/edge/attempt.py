@@ -1,24 +1,22 @@
-"""One connection to an upstream, until its first frame and after."""
+"""One connection to an upstream, until its first frame and after: what all protocols have in common."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
 from cluster.edge.upstreams import Upstream
-from pyrtmp import control, media
-from pyrtmp.aio.client import Client
+from pyrtmp import media
 from pyrtmp.errors import RefusedError
 from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
-from pyrtmp.session.base import CAPS_EX, RECONNECT
-from pyrtmp.session.events import Event, StatusReceived, StreamSignalled
 from pyrtmp.settings import Limits
 
 CONNECT_SECONDS: Final = 2.0
-"""Longest time from the first packet to the answer to connect and createStream."""
+"""Longest time until there is a connection; by RTMP, until connect and createStream are answered."""
 
 PLAY_SECONDS: Final = 10.0
 """Longest time until the first frame: a server of another kind may keep quiet until there is a publisher."""
@@ -30,18 +28,17 @@ MAX_HELD_BYTES: Final = 64 * 1024 * 1024
 LIVELY_SECONDS: Final = 0.5
 """What comes later than this after the first frame is no backlog."""
 
-_ENDS: Final = frozenset(("NetStream.Play.Stop", "NetStream.Play.UnpublishNotify", "NetStream.Play.Complete"))
-_LEAVES: Final = "NetConnection.Connect.ReconnectRequest"
-
 
 class CircleError(Exception):
     """The upstream has the stream from this node."""
 
 
-class Attempt:
-    """Plays ``url`` at ``upstream``.  What comes is held until ``feed`` says where to put it.
+class Attempt(ABC):
+    """Plays ``url`` at ``upstream``, as the node that ``kin`` tells of.  What comes is held until ``feed`` says where
+    to put it.
 
-    ``notice`` is called when the upstream ``doubts`` or the connection is ``over``.
+    ``notice`` is called when there is something to look at: the first frame, more of what is held, an upstream that is
+    ``silent`` or ``leaving``, the end.
     """
 
     def __init__(
@@ -75,7 +72,6 @@ class Attempt:
         """When the newest frame came."""
         self._deadline: asyncio.Timeout | None = None
         """Of the first frame."""
-        self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -116,6 +112,14 @@ class Attempt:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
+    @abstractmethod
+    async def _play(self) -> None:
+        """Connect, ``_meet`` the upstream, and call ``_on_message`` for all that comes, ``_look`` after each batch.
+
+        Does not return before the end, which is an exception: ``RefusedError`` if the upstream is well.  Leaves nothing
+        open.
+        """
+
     async def _run(self) -> None:
         try:
             await self._play()
@@ -128,40 +132,22 @@ class Attempt:
             # What an upstream can cause is a PeerError or an OSError; whatever it is, it ends this attempt only.
             self.error = str(error) or repr(error)
         finally:
-            client, self._client = self._client, None
-            if client is not None:
-                client.abort()
             asyncio.get_running_loop().call_soon(self._notice)
 
-    async def _play(self) -> None:
-        # Redirections (connect answered with another address) are not followed: only known addresses are dialled.
-        client = self._client = await Client.connect(
-            self._url, timeout=CONNECT_SECONDS, limits=self._limits, capsEx=CAPS_EX | RECONNECT,
-            **self._own.entry(),
-        )
-        started = await client.play_into(self._received, timeout=PLAY_SECONDS)
-        self.kin = Kin.read(started.info)
-        if self.kin.node == self._own.node:
+    def _meet(self, kin: Kin) -> None:
+        """The upstream began to play, and said this of the stream.  Raises ``CircleError``."""
+        self.kin = kin
+        if kin.node == self._own.node:
             raise CircleError(f"it is this node, or has its node.id ({self._own.node})")
-        if self.kin.came_through(self._own.node):
+        if kin.came_through(self._own.node):
             raise CircleError("it has the stream from here")
-        async with asyncio.timeout(None if self.delivers else PLAY_SECONDS) as self._deadline:
-            raise await client.wait_closed()
 
-    def _received(self, events: Sequence[Event]) -> None:
-        for event in events:
-            if type(event) is Message:
-                self._on_message(event)
-            elif isinstance(event, StreamSignalled):
-                if event.event in (control.STREAM_EOF, control.STREAM_BEGIN):
-                    self.silent = event.event == control.STREAM_EOF
-                    self._notice()
-            elif isinstance(event, StatusReceived):
-                if event.code == _LEAVES:
-                    self.leaving = True
-                    self._notice()
-                elif event.code in _ENDS or event.level == "error":
-                    raise RefusedError(event.code, event.description or "the stream ended")
+    def _first_frame_in_time(self) -> asyncio.Timeout:
+        """Deadline for the first frame; there is none once it is there."""
+        self._deadline = asyncio.timeout(None if self.delivers else PLAY_SECONDS)
+        return self._deadline
+
+    def _look(self) -> None:
         if self._held:
             self._notice()  # perhaps there is more now than viewers have seen
 

@@ -17,14 +17,16 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final, Protocol
 
 import structlog
 
 from cluster.edge.attempt import Attempt
-from cluster.edge.upstreams import Upstream, Upstreams
+from cluster.edge.flv import FlvAttempt
+from cluster.edge.rtmp import RtmpAttempt
+from cluster.edge.upstreams import Scheme, Upstream, Upstreams
 from pyrtmp.aio.server import Server
 from pyrtmp.errors import RefusedError
 from pyrtmp.kin import Kin
@@ -58,6 +60,8 @@ MAX_SEARCHES: Final = 100
 """Searches for lost streams in a second; with more of them to look for pauses get longer."""
 
 _WATCH_SECONDS: Final = 0.25
+
+_ATTEMPTS: Final[Mapping[Scheme, type[Attempt]]] = {"rtmp": RtmpAttempt, "http": FlvAttempt, "https": FlvAttempt}
 
 _log = structlog.get_logger(__name__)
 
@@ -288,7 +292,7 @@ class Pull:
                 if waiting and (now >= next_at or not attempts):
                     upstream = waiting.pop(0)
                     url = upstream.url(self.key, self._query)
-                    attempt = Attempt(upstream, url, kin, self._server.limits, self._event.set)
+                    attempt = _ATTEMPTS[upstream.scheme](upstream, url, kin, self._server.limits, self._event.set)
                     attempts.append(attempt)
                     attempt.start()
                     next_at = now + STAGGER_SECONDS

@@ -18,6 +18,9 @@ FAILED_SECONDS: Final = 10.0
 """One that could not be reached is tried after all others for so long."""
 
 
+Scheme = Literal["rtmp", "http", "https"]
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """A node that may have the stream.  Only addresses from the configuration and the registry get here."""
@@ -26,14 +29,18 @@ class Upstream:
     port: int
     node: str = ""
     """Its id, where that is known."""
+    scheme: Scheme = "rtmp"
+    prefix: str = ""
+    """Of the path by HTTP: ``""`` or ``/part``, ``/part/part``."""
 
     def url(self, key: StreamKey, query: str = "") -> str:
         """Where to play the stream."""
         more = f"?{quote(query, safe=_SAFE)}" if query else ""
-        return f"rtmp://{self}/{key}{more}"
+        return f"rtmp://{self}/{key}{more}" if self.scheme == "rtmp" else f"{self}/{key}.flv{more}"
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return address if self.scheme == "rtmp" else f"{self.scheme}://{address}{self.prefix}"
 
 
 Kind = Literal["play", "publish"]
@@ -64,9 +71,8 @@ class Upstreams:
         """All there are to try, the best first."""
         known = () if self._resolve is None else await self._resolve(key)
         ordered = sorted(self.origins, key=lambda each: spread(key, each), reverse=True)
-        addresses = {(each.host, each.port): each for each in (*reversed(ordered), *reversed(known))}
-        found = [addresses.pop((each.host, each.port)) for each in (*known, *ordered)
-                 if (each.host, each.port) in addresses]
+        places = {str(each): each for each in (*reversed(ordered), *reversed(known))}
+        found = [places.pop(str(each)) for each in (*known, *ordered) if str(each) in places]
         now = monotonic()
         self._failed = {each: until for each, until in self._failed.items() if until > now}
         return sorted(found, key=lambda each: each in self._failed)

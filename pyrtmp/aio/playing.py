@@ -12,7 +12,6 @@ from pyrtmp.aio.viewers import KernelViewer, TransportViewer
 from pyrtmp.errors import RefusedError
 from pyrtmp.forms import PLAY_MSID, RtmpForm
 from pyrtmp.hooks import Request
-from pyrtmp.kin import Kin
 from pyrtmp.names import StreamKey
 from pyrtmp.session.events import PlayAsked, ReceiveChanged
 from pyrtmp.stream import Stream
@@ -96,27 +95,24 @@ class Playing:
             connection.refused("play", event.name, error)
             return
         play = self._plays[event.msid] = _Play(event, stream, request, now)
-        if self._ready(stream):
+        if connection.server.is_ready(stream, connection.kin):
             self._begin(play, event.reset)
         else:
             connection.session.defer_play(event.msid)
             self._wait(play, event.reset)
-
-    def _ready(self, stream: Stream) -> bool:
-        """Whether it can be played: it is there and, for another node, what that has to be told of it is known."""
-        return stream.live and (not self._connection.kin.node or bool(stream.told))
 
     def _wait(self, play: _Play, reset: bool) -> None:
         play.waiter = lambda: self._connection.guard(lambda: self._publisher_came(play, reset))
         play.stream.wait(play.waiter)
 
     def _publisher_came(self, play: _Play, reset: bool) -> None:
+        connection = self._connection
         play.waiter = None
-        if play.stream.live and not self._ready(play.stream):
-            self._wait(play, reset)
-        elif play.stream.live:
+        if connection.server.is_ready(play.stream, connection.kin):
             self._begin(play, reset)
-            self._connection.flush()
+            connection.flush()
+        elif play.stream.live:
+            self._wait(play, reset)
         else:
             self._give_up(play)
 
@@ -141,11 +137,7 @@ class Playing:
             server.counters.log_failures += 1
             server.journal.error("log_failed", conn=connection.id, stream=str(play.stream.key), error=str(error))
             return
-        more = None
-        if connection.kin.node:
-            hops = (*play.stream.hops, server.node)
-            stream = play.stream
-            more = Kin(node=server.node, hops=hops, lineage=stream.lineage, birth=stream.told).entry()
+        more = server.kin(play.stream).entry() if connection.kin.node else None
         connection.session.accept_play(play.msid, reset=reset, more=more)
         transport = connection.transport
         whole = play.msid == PLAY_MSID and play.audio and play.video

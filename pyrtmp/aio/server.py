@@ -23,6 +23,7 @@ from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.names import StreamKey
 from pyrtmp.networks import Networks
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
+from pyrtmp.stream import Stream
 
 _CLOSE_SECONDS: Final = 1.0
 """How long ``close`` waits for viewers to get the rest, and again for connections to close."""
@@ -222,6 +223,15 @@ class Server:
         if self.draining:
             return "the server is draining"
         return "the server is busy" if not kin.node and self.busy() else ""
+
+    def kin(self, stream: Stream) -> Kin:
+        """What another node that plays ``stream`` is told."""
+        hops = (*stream.hops, self.node)
+        return Kin(node=self.node, hops=hops, lineage=stream.lineage, birth=stream.told)
+
+    def is_ready(self, stream: Stream, kin: Kin) -> bool:
+        """Whether it can be played now: it is there and, if another node asks, what that has to be told is known."""
+        return stream.live and (not kin.node or bool(stream.told))
 
     def add_client(self, client: Client) -> None:
         """Count a connection among the clients."""

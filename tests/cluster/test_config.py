@@ -17,6 +17,7 @@ from cluster.config import (
     Address,
     Config,
     ConfigError,
+    Origin,
     Problem,
     compare,
     example,
@@ -222,6 +223,53 @@ def test_bad_address(text: str, reason: str) -> None:
     assert (problem.source, problem.key) == ("--set", "rtmp.listen")
     assert reason in problem.reason
     assert "\x1b" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin", "written"),
+    [
+        ("10.0.0.1:1935", Origin("10.0.0.1", 1935), ""),
+        ("rtmp://media-1", Origin("media-1", 1935), "media-1:1935"),
+        ("rtmp://[::1]:1936/", Origin("::1", 1936), "[::1]:1936"),
+        ("http://10.0.0.1:8080", Origin("10.0.0.1", 8080, "http"), ""),
+        ("http://cdn.example.org/", Origin("cdn.example.org", 80, "http"), "http://cdn.example.org:80"),
+        ("https://[2001:db8::7]/a/b.c/", Origin("2001:db8::7", 443, "https", "/a/b.c"), "https://[2001:db8::7]:443/a/b.c"),
+    ],
+)
+def test_origin(text: str, origin: Origin, written: str) -> None:
+    (read,) = load(None, [f"edge.origins={text}"], {}).edge.origins
+    assert read == origin and str(read) == (written or text)
+    assert Origin.parse(str(read)) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("10.0.0.1", "should be host:port"),
+        ("10.0.0.1:0", "should be an address to connect to, not 10.0.0.1:0"),
+        ("http://10.0.0.1:0", "should be an address to connect to, not 10.0.0.1:0"),
+        ("http://0.0.0.0:80", "should be an address to connect to"),
+        ("http://", "should be host:port"),
+        ("http://10.0.0.1:x", "should be host:port"),
+        ("http://::1:80", "in brackets"),
+        ("http://10.0.0.1:65536", "the port should be 0 to 65535, not 65536"),
+        ("ftp://10.0.0.1:80", "should be host:port or http[s]://host[:port][/path]"),
+        ("rtmps://10.0.0.1", "should be host:port or http[s]://host[:port][/path]"),
+        ("http://user:word@10.0.0.1:80", "without user or query"),
+        ("http://10.0.0.1:80?token=x", "without user or query"),
+        ("http://10.0.0.1:80/a?token=x", "without user or query"),
+        ("http://10.0.0.1:80/a#b", "without user or query"),
+        ("http://10.0.0.1:80/../a", "http[s]://host[:port][/path]"),
+        ("http://10.0.0.1:80//a", "http[s]://host[:port][/path]"),
+        ("http://10.0.0.1:80/a b", "http[s]://host[:port][/path]"),
+        ("http://10.0.0.1:80/\r\nx", "http[s]://host[:port][/path]"),
+        ("rtmp://10.0.0.1:1935/live", "the application is the stream's own: should be rtmp://10.0.0.1:1935"),
+    ],
+)
+def test_bad_origin(text: str, reason: str) -> None:
+    (problem,) = problems(None, (f"edge.origins={text}",))
+    assert (problem.source, problem.key) == ("--set", "edge.origins")
+    assert reason in problem.reason and "\n" not in str(problem)
 
 
 @pytest.mark.parametrize(

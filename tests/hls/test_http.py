@@ -159,7 +159,7 @@ async def test_the_hook_refuses_hls(make_bench: Any) -> None:
 async def test_a_large_body_is_not_torn(bench: Any, kit: Any) -> None:
     bodies = {name: os.urandom(3_000_000) for name in ("1.ts", "2.ts")}
 
-    async def segment(app: str, name: str, filename: str) -> Reply:
+    async def segment(app: str, name: str, filename: str, *, query: str) -> Reply:
         return Reply(200, memoryview(bodies[filename]), "video/mp2t", "public", f'"{filename}"')
 
     bench.site.hls.segment = segment

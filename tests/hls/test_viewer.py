@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import ssl
 import struct
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,13 @@ import pytest
 from pyrtmp.aio.client import Client
 from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Hooks
+from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.message import Message
+from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings, Timeouts
+from pyrtmp.stream import Stream
 from tests.descriptors import descriptors
+from tests.nginx import PROGRAM, nginx
 
 HEAD = {"content-type": "video/x-flv", "cache-control": "no-store", "connection": "close", "server": "pyrtmp"}
 
@@ -273,6 +274,61 @@ async def test_a_body_on_get_is_ignored(bench: Any, kit: Any, sent: int) -> None
         writer.close()
 
 
+NODE = 'X-Pyrtmp-Kin: {"node": "edge", "hops": "edge", "wait": false}\r\n'
+
+
+@pytest.mark.parametrize("headers", ["", "X-Pyrtmp-Kin: {}\r\n", "X-Pyrtmp-Kin: [[\r\n", NODE])
+async def test_another_node_is_told_where_the_stream_comes_from(make_bench: Any, kit: Any, headers: str) -> None:
+    bench = await make_bench(server={"node": "origin"})
+    kin = Kin(node="encoder", hops=("encoder",), lineage="L").entry()
+    async with await Client.connect(f"rtmp://127.0.0.1:{bench.server.addresses[0][1]}/live/cam", **kin) as publisher:
+        await publisher.publish()
+        await bench.send(publisher, kit.messages(0, 10))
+        reader, writer = await bench.ask("/live/cam.flv", headers=headers)
+        status, fields = await kit.read_head(reader)
+        assert status == 200 and fields.items() >= HEAD.items()
+        told = bench.server.hub.find("live", "cam").told
+        said = Kin("origin", ("encoder", "origin"), "L", birth=told) if headers is NODE else STRANGER
+        assert told and Kin.read_header(fields.get("x-pyrtmp-kin")) == said
+        writer.close()
+
+
+async def test_another_node_does_not_wait(bench: Any) -> None:
+    async with asyncio.timeout(2):
+        answer = await bench.get("/live/cam.flv", headers=NODE)
+    assert answer.status == 404 and not len(bench.server.hub)
+
+
+async def test_another_node_waits_a_moment_while_the_stream_is_looked_for(bench: Any) -> None:
+    class Source:
+        def want(self, stream: Stream, query: str = "") -> None:
+            wanted.append(query)
+
+    wanted: list[str] = []
+    bench.server.hub.source = Source()
+    began = asyncio.get_running_loop().time()
+    assert (await bench.get("/live/cam.flv?token=a%2Fb", headers=NODE)).status == 404
+    assert 0.9 < asyncio.get_running_loop().time() - began < 3
+    assert wanted[0] == "token=a%2Fb"
+
+
+async def test_another_node_is_let_in_where_viewers_are_turned_away(make_bench: Any, kit: Any) -> None:
+    async def elsewhere(key: StreamKey) -> str:
+        return "http://other:80"
+
+    bench = await make_bench(site={"elsewhere": elsewhere})
+    async with await bench.publisher() as publisher:
+        await bench.send(publisher, kit.messages(0, 10))
+        await bench.arrived("live/cam", 10)
+        bench.server.busy = lambda: True
+        assert (await bench.get("/live/cam.flv")).headers["location"] == "http://other:80/live/cam.flv"
+        reader, writer = await bench.ask("/live/cam.flv", headers=NODE)
+        await begin(reader, kit)
+        writer.close()
+    bench.server.draining = True
+    assert (await bench.get("/live/cam.flv", headers=NODE)).status == 503
+
+
 async def test_head(bench: Any, kit: Any) -> None:
     assert (await bench.get("/live/cam.flv", method="HEAD")).status == 404
     async with await bench.publisher() as publisher:
@@ -398,41 +454,8 @@ async def test_over_tls_who_never_reads_is_let_go(make_bench: Any, kit: Any, tls
 # Behind nginx
 
 
-@asynccontextmanager
-async def nginx(folder: Path, upstream: int, version: str) -> AsyncIterator[int]:
-    """nginx as a reverse proxy of ``upstream``; its port."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    config = folder / "nginx.conf"
-    config.write_text(
-        f"daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;"
-        " events { worker_connections 64; }"
-        f" http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;"
-        f" fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;"
-        f" server {{ listen 127.0.0.1:{port};"
-        f" location / {{ proxy_pass http://127.0.0.1:{upstream}; proxy_http_version {version};"
-        " proxy_buffering off; } } }"
-    )
-    process = await asyncio.create_subprocess_exec(
-        shutil.which("nginx") or "/usr/sbin/nginx", "-c", config, "-p", folder, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        async with asyncio.timeout(10):
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except ConnectionRefusedError:
-                    await asyncio.sleep(0.02)
-        yield port
-    finally:
-        process.terminate()
-        await process.wait()
-
-
 @pytest.mark.e2e
-@pytest.mark.skipif(not (shutil.which("nginx") or Path("/usr/sbin/nginx").exists()), reason="nginx is not installed")
+@pytest.mark.skipif(PROGRAM is None, reason="nginx is not installed")
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_through_nginx(make_bench: Any, kit: Any, tmp_path: Path, version: str) -> None:
     bench = await make_bench(server={"stream": StreamSettings(grace_seconds=0.1)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrtmp import amf
-from pyrtmp.kin import ENTRY, MAX_HOPS, STRANGER, Kin
+from pyrtmp.kin import ENTRY, MAX_HEADER, MAX_HOPS, STRANGER, Kin
 
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
 ANYTHING = st.recursive(
@@ -26,6 +27,43 @@ def test_what_is_said_is_read_also_over_the_wire(kin: Kin) -> None:
     assert Kin.read(kin.entry()) == kin
     (values,) = amf.decode0(amf.encode0({"app": "live", **kin.entry()}))
     assert Kin.read(values) == kin
+
+
+@given(
+    st.builds(
+        Kin, node=NAMES, hops=st.lists(NAMES, max_size=MAX_HOPS + 1).map(tuple), lineage=NAMES, copy=st.booleans(),
+        wait=st.booleans(),
+    )
+)
+def test_what_is_said_in_a_header_is_read(kin: Kin) -> None:
+    text = kin.header()
+    assert text.isascii() and text.isprintable() and len(text) <= MAX_HEADER // 2
+    assert Kin.read_header(text) == kin
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["node", "hops", "lineage", "wait"]), inner),
+    max_leaves=8,
+)
+
+
+@given(st.text(max_size=80) | JSON.map(json.dumps))
+def test_nothing_that_a_header_says_does_harm(text: str) -> None:
+    kin = Kin.read_header(text)
+    assert Kin.read(kin.entry()) == kin
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "{", "[]", "1", "\udcff", "[" * MAX_HEADER, '{"node":' * 200, '{"node": "a"' + " " * MAX_HEADER + "}"],
+)
+def test_a_header_that_cannot_be_read_is_a_strangers(text: str | None) -> None:
+    assert Kin.read_header(text) == STRANGER
+
+
+def test_no_name_ends_a_header() -> None:
+    assert "\n" not in Kin(node="a\r\nSet-Cookie: x", lineage="\n\u2028\0").header()
 
 
 @given(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from cluster.edge.pull import Claims
 from cluster.edge.pulls import Pulls
 from cluster.edge.upstreams import Upstream, Upstreams
+from hls.flv import FlvForm, header
+from hls.http import ViewerSite
 from pyrtmp import Client, Message, Server, amf
 from pyrtmp.chunk import encode
 from pyrtmp.errors import PeerError
@@ -100,10 +103,18 @@ class Nodes(Net):
         self.edges: list[Edge] = []
         self.sources: list[Source] = []
         self.fakes: list[Fake] = []
+        self.sites: list[ViewerSite] = []
         self._sockets: list[socket.socket] = []
 
     async def origin(self, node: str = "origin", **options: Any) -> Server:
         return await self.server(node=node, **options)
+
+    async def http(self, server: Server, tls: ssl.SSLContext | None = None) -> Upstream:
+        """Where the server's streams are to be had by HTTP-FLV."""
+        site = ViewerSite(server)
+        await site.start("127.0.0.1", 0, tls=tls)
+        self.sites.append(site)
+        return Upstream(*site.addresses[0], scheme="https" if tls else "http")
 
     async def edge(
         self, *upstreams: Upstream | Server | Fake, linger: float = 0.3, node: str = "edge",
@@ -167,6 +178,8 @@ class Nodes(Net):
         for source in self.sources:
             await source.close()
         await super().close()
+        for site in self.sites:
+            await site.close()
         for fake in self.fakes:
             await fake.close()
         for sock in self._sockets:
@@ -202,6 +215,10 @@ class Session:
     def chunk_size(self) -> int:
         return self.rtmp._chunk_size
 
+    async def request(self) -> str:
+        """The head of the request, of one that speaks HTTP."""
+        return (await self.reader.readuntil(b"\r\n\r\n")).decode()
+
     async def gone(self) -> None:
         with contextlib.suppress(ConnectionError):
             while await self.reader.read(65536):
@@ -233,7 +250,7 @@ class Fake:
         self._tasks.add(task)
         try:
             await self._talk(Session(reader, writer))
-        except (ConnectionError, PeerError):
+        except (ConnectionError, PeerError, asyncio.IncompleteReadError):
             pass
         finally:
             self.open -= 1
@@ -275,6 +292,23 @@ class Fake:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def over_http(fake: Fake) -> Upstream:
+    """One that misbehaves at ``accept``, and is asked by HTTP."""
+    return Upstream(*fake.addresses[0], scheme="http")
+
+
+def tags(*messages: Message) -> bytes:
+    """As they are in an FLV file."""
+    buffers: list[bytes] = []
+    FlvForm().encode(messages, buffers)
+    return b"".join(buffers)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\nConnection: close\r\n\r\n"
+FLV = header(True, True) + tags(Message(VIDEO, 0, 0, SEQUENCE), Message(AUDIO, 0, 0, AUDIO_SEQUENCE))
+"""All that comes before the frames."""
 
 
 def refusal(**more: Any) -> Message:

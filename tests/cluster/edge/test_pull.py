@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cluster.edge import attempt
+from cluster.edge import attempt, rtmp
 from pyrtmp import StreamSettings
 from pyrtmp.aio.client import RtmpUrl
 from tests.cluster.edge.nodes import (
@@ -246,7 +246,7 @@ async def test_the_stream_ends_at_the_origin(nodes: Nodes) -> None:
 
 async def test_names_with_a_query_are_the_same_stream(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     dialled = []
-    connect = attempt.Client.connect
+    connect = rtmp.Client.connect
 
     async def recorded(url: str, **options: Any) -> Any:
         dialled.append(url)
@@ -256,7 +256,7 @@ async def test_names_with_a_query_are_the_same_stream(nodes: Nodes, monkeypatch:
     edge = await nodes.edge(origin)
     source = await nodes.source(origin)
     await source.pictures(1)
-    monkeypatch.setattr(attempt.Client, "connect", recorded)
+    monkeypatch.setattr(rtmp.Client, "connect", recorded)
     for query in ("?token=a/b", "?url=rtmp://127.0.0.1:1/live/x", "?#@evil:99/x/y", "?%2e%2e", ""):
         player = await nodes.player(edge.server, f"cam{query}")
         await player.until(player.numbers)
@@ -265,7 +265,7 @@ async def test_names_with_a_query_are_the_same_stream(nodes: Nodes, monkeypatch:
 
 async def test_no_query_leads_anywhere_else(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     dialled = []
-    connect = attempt.Client.connect
+    connect = rtmp.Client.connect
 
     async def recorded(url: str, **options: Any) -> Any:
         dialled.append(RtmpUrl.parse(url))
@@ -275,7 +275,7 @@ async def test_no_query_leads_anywhere_else(nodes: Nodes, monkeypatch: pytest.Mo
     edge = await nodes.edge(origin, linger=0.0)
     source = await nodes.source(origin)
     await source.pictures(1)
-    monkeypatch.setattr(attempt.Client, "connect", recorded)
+    monkeypatch.setattr(rtmp.Client, "connect", recorded)
     queries = ("?url=rtmp://127.0.0.1:1/live/x", "?#@evil:99/x/y", "?%2e%2e", "?a b\r\nc", "?" + "x" * 3000)
     for number, query in enumerate(queries, 1):
         player = await nodes.player(edge.server, f"cam{query}")

@@ -20,11 +20,14 @@ CAM = StreamKey("live", "cam")
     [
         (Upstream("a.example", 1935), "rtmp://a.example:1935/live/cam"),
         (Upstream("::1", 5), "rtmp://[::1]:5/live/cam"),
+        (Upstream("a.example", 80, scheme="http"), "http://a.example:80/live/cam.flv"),
+        (Upstream("::1", 5, scheme="https", prefix="/a/b"), "https://[::1]:5/a/b/live/cam.flv"),
     ],
 )
 def test_where_a_stream_is_played(upstream: Upstream, url: str) -> None:
     assert upstream.url(CAM) == url
     assert str(upstream) in url
+    assert upstream.url(CAM, "token=a%2Fb#?&c=d") == f"{url}?token=a%2Fb%23?&c=d"
 
 
 async def test_origins_share_the_streams_evenly_and_every_edge_asks_in_the_same_order() -> None:
@@ -50,6 +53,11 @@ async def test_those_known_to_have_it_come_first_and_nobody_twice() -> None:
     found = await Upstreams(ORIGINS, resolve).find(CAM)
     assert found[:2] == known
     assert len(found) == 5 and len({(each.host, each.port) for each in found}) == 5
+
+
+async def test_one_machine_may_be_asked_in_several_ways() -> None:
+    ways = [Upstream("a", 80), Upstream("a", 80, scheme="http"), Upstream("a", 80, scheme="http", prefix="/x")]
+    assert set(await Upstreams([*ways, *ways]).find(CAM)) == set(ways)
 
 
 async def test_who_failed_is_asked_last_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""Playing from an upstream by RTMP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cluster.edge import attempt
+from cluster.edge.attempt import Attempt
+from pyrtmp import control
+from pyrtmp.aio.client import Client
+from pyrtmp.errors import RefusedError
+from pyrtmp.kin import Kin
+from pyrtmp.message import Message
+from pyrtmp.session.base import CAPS_EX, RECONNECT
+from pyrtmp.session.events import Event, StatusReceived, StreamSignalled
+
+_ENDS: Final = frozenset(("NetStream.Play.Stop", "NetStream.Play.UnpublishNotify", "NetStream.Play.Complete"))
+_LEAVES: Final = "NetConnection.Connect.ReconnectRequest"
+
+
+class RtmpAttempt(Attempt):
+    """See ``Attempt``.  Messages come straight from the transport, without a task in between."""
+
+    async def _play(self) -> None:
+        # Redirections (connect answered with another address) are not followed: only known addresses are dialled.
+        client = await Client.connect(
+            self._url, timeout=attempt.CONNECT_SECONDS, limits=self._limits, capsEx=CAPS_EX | RECONNECT,
+            **self._own.entry(),
+        )
+        try:
+            started = await client.play_into(self._received, timeout=attempt.PLAY_SECONDS)
+            self._meet(Kin.read(started.info))
+            async with self._first_frame_in_time():
+                raise await client.wait_closed()
+        finally:
+            client.abort()
+
+    def _received(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if type(event) is Message:
+                self._on_message(event)
+            elif isinstance(event, StreamSignalled):
+                if event.event in (control.STREAM_EOF, control.STREAM_BEGIN):
+                    self.silent = event.event == control.STREAM_EOF
+                    self._notice()
+            elif isinstance(event, StatusReceived):
+                if event.code == _LEAVES:
+                    self.leaving = True
+                    self._notice()
+                elif event.code in _ENDS or event.level == "error":
+                    raise RefusedError(event.code, event.description or "the stream ended")
+        self._look()
