@@ -18,16 +18,21 @@ from http import HTTPStatus
 from time import monotonic
 from typing import Any, Final
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from cluster.access.asking import Action, Credentials
+from cluster.access.gate import Gate
 from cluster.api_cluster import ClusterApi
+from cluster.config import AccessSettings
 from cluster.facts import ALONE, PROTOCOLS, ClientFacts, StreamFacts
 from cluster.fleet import Fleet
 from cluster.metrics import CONTENT_TYPE, Metrics
 from cluster.neighbours import Neighbours
 from cluster.reports import Numbers, merge, resident_bytes
 from pyrtmp.codecs import AudioInfo, VideoInfo
+from pyrtmp.counters import Counters
 from pyrtmp.stream import State
 
 DEFAULT_COUNT: Final = 100
@@ -47,6 +52,16 @@ _OPEN_PATHS: Final = ("/healthz", "/readyz")
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "pyrtmp"}
 
+_PERMISSION: Final = (
+    'this needs the header "Authorization: Bearer TOKEN" with the token of api.token, or what access.rules ask for'
+)
+_CHALLENGES: Final[dict[type[web.HTTPException], dict[str, str]]] = {
+    web.HTTPUnauthorized: {"WWW-Authenticate": 'Bearer realm="pyrtmp"'},
+    web.HTTPTooManyRequests: {"Retry-After": "10"},
+}
+
+_log = structlog.get_logger(__name__)
+
 _KEPT: Final = ("Allow", "Retry-After", "WWW-Authenticate")
 """Header fields of an error that stay with it."""
 
@@ -55,16 +70,27 @@ _CODEC_NAMES: Final = {"h264": "H264", "hevc": "HEVC", "aac": "AAC", "mp3": "MP3
 
 
 class Api:
-    """The API of one node.  ``token`` "" lets everybody in who can connect.  Without ``neighbours`` it knows of no
-    other nodes."""
+    """The API of one node.  Whoever has the ``token`` may do everything; of others ``gate`` decides where a rule is
+    about the API, and where none is, they may do everything if ``token`` is "".  Without ``neighbours`` it knows of no
+    other nodes.  Refusals are counted in ``counters``."""
 
     def __init__(
-        self, fleet: Fleet, *, node: str, version: str, token: str = "", neighbours: Neighbours | None = None
+        self,
+        fleet: Fleet,
+        *,
+        node: str,
+        version: str,
+        token: str = "",
+        neighbours: Neighbours | None = None,
+        gate: Gate | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._fleet = fleet
         self._metrics = Metrics(version=version, node=node)
         self._version = version
         self._token = token.encode()
+        self._gate = gate or Gate(AccessSettings())
+        self._counters = counters or Counters()
         self._common = {"server": node, "service": f"pyrtmp-{os.getpid()}", "pid": str(os.getpid())}
         self._started = monotonic()
         self._neighbours = neighbours
@@ -116,6 +142,7 @@ class Api:
         if self._listener is not None:
             self._listener.close()
         await self._runner.cleanup()
+        await self._gate.close()
 
     def configure(self, *, token: str) -> None:
         """Ask for another token from the next request on; "" asks for none."""
@@ -145,23 +172,55 @@ class Api:
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in _OPEN_PATHS:
             return await handler(request)
-        if self._token:
-            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-            given = token.strip().encode("utf-8", "surrogateescape")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._token):
-                raise web.HTTPUnauthorized(
-                    text='this needs the header "Authorization: Bearer TOKEN" with the token of api.token',
-                    headers={"WWW-Authenticate": 'Bearer realm="pyrtmp"'},
-                )
-        elif not _is_local_name(request.host):
-            # A web page elsewhere may give this machine a name of its own (DNS rebinding) and have a browser ask.
-            raise web.HTTPForbidden(text="without api.token the API is asked by address or as localhost, not by name")
+        await self._check_permission(request)
         if request.method == "POST" and request.content_type != "application/json":
             # Any web page may have a browser on this machine post a form here, but for JSON, as for DELETE, the browser
             # first asks with OPTIONS whether the page may; nothing here says yes.
             if request.match_info.http_exception is None:
                 raise web.HTTPUnsupportedMediaType(text='this needs the header "Content-Type: application/json"')
         return await handler(request)
+
+    async def _check_permission(self, request: web.Request) -> None:
+        """Raises ``HTTPException`` for who may not ask this."""
+        action = Action.API_READ if request.method in ("GET", "HEAD") else Action.API_WRITE
+        ruled = self._gate.covers_api(action)
+        authorization = request.headers.get("Authorization", "")
+        if self._token or ruled:
+            address = request.remote or "unix"
+            shown = Credentials.read("", authorization)
+            if shown and self._gate.throttle.blocked(address):
+                raise self._refusal(request, "throttled", "", web.HTTPTooManyRequests)
+            if self._token and self._is_token(authorization):
+                return
+            if not ruled:
+                if shown:
+                    self._gate.throttle.failed(address)
+                raise self._refusal(request, "wrong_key" if shown else "no_credential", "", web.HTTPUnauthorized)
+            verdict = await self._gate.decide_api(action, address, shown)
+            if not verdict.allowed:
+                kind = web.HTTPForbidden if shown else web.HTTPUnauthorized
+                raise self._refusal(request, verdict.reason, verdict.detail, kind)
+            if shown:
+                return
+        if not _is_local_name(request.host):
+            # A web page elsewhere may give this machine a name of its own (DNS rebinding) and have a browser ask.
+            raise web.HTTPForbidden(text="who shows no token asks the API by address or as localhost, not by name")
+
+    def _is_token(self, authorization: str) -> bool:
+        scheme, _, token = authorization.partition(" ")
+        given = token.strip().encode("utf-8", "surrogateescape")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given, self._token)
+
+    def _refusal(
+        self, request: web.Request, reason: str, detail: str, kind: type[web.HTTPException]
+    ) -> web.HTTPException:
+        """Counted and logged."""
+        self._counters.refused[reason] += 1
+        _log.warning(
+            "refused", address=request.remote or "unix", what=f"api {request.method}", name=request.path,
+            why=detail or reason,
+        )
+        return kind(text=_PERMISSION, headers=_CHALLENGES.get(kind, {}))
 
     def _json(
         self, fields: dict[str, Any], status: int = HTTPStatus.OK, headers: dict[str, str] | None = None

@@ -83,6 +83,23 @@ def _parser() -> argparse.ArgumentParser:
         elif name not in ("restart", "drain"):
             command.add_argument("--json", action="store_true", help="what the API answers, as it is")
 
+    secret = add("secret", _secret_needs_kind, "make stream keys, secrets and signed URLs")
+    kinds = secret.add_subparsers(title="kinds", metavar="KIND")
+    key = kinds.add_parser("key", help="make a stream key, and the line for access.keys that knows it")
+    key.add_argument("pattern", metavar="APP/NAME", help="the stream, or a pattern such as live/*")
+    key.add_argument("--actions", default="publish", help="what it opens (publish): with commas, as in access.keys")
+    key.add_argument("--stdin", action="store_true", help="take a key that is in use already from standard input")
+    key.set_defaults(command=_secret_key)
+    random = kinds.add_parser("random", help="make a secret, such as for api.token or access.signed_secret")
+    random.set_defaults(command=_secret_random)
+    url = kinds.add_parser("url", help="sign a URL with access.signed_secret")
+    _add_settings(url)
+    url.add_argument("url", metavar="URL", help="rtmp://host/app/stream, http://host:8080/app/stream.m3u8 or .flv")
+    url.add_argument("--action", choices=("play", "publish"), default="play", help="what it allows (play)")
+    url.add_argument("--seconds", type=_lifetime, default=86400, help="how long it is good for (86400)")
+    url.add_argument("--ip", metavar="ADDRESS", default="", help="the only client that may use it")
+    url.set_defaults(command=_secret_url)
+
     add("version", _version, "say which version this is")
     return parser
 
@@ -103,6 +120,12 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= 86400:
         raise argparse.ArgumentTypeError(f"should be a number of seconds, at most 86400, not {text!r}")
     return seconds
+
+
+def _lifetime(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text) <= 10 * 366 * 86400:
+        raise argparse.ArgumentTypeError(f"should be a whole number of seconds, at most ten years, not {text!r}")
+    return int(text)
 
 
 def _complain(message: object) -> None:
@@ -290,6 +313,69 @@ def _restart(arguments: argparse.Namespace) -> int:
 def _drain(arguments: argparse.Namespace) -> int:
     text = "The node takes nobody new, lets everybody go, and ends."
     return _ask(arguments, "/api/v1/drain", "POST", lambda answer: text)
+
+
+# Secrets
+
+
+def _secret_needs_kind(arguments: argparse.Namespace) -> int:
+    _complain("secret needs a kind: key, random or url; pyrtmp secret --help says more")
+    return WRONG
+
+
+def _secret_key(arguments: argparse.Namespace) -> int:
+    import re
+
+    from cluster.access.keys import MIN_LENGTH, hash_key, new_key
+    from cluster.access.rules import KeyEntry
+
+    # Not an argument: every user of the machine sees those.
+    key = sys.stdin.readline().rstrip("\r\n") if arguments.stdin else new_key()
+    entry = f"{arguments.actions} {arguments.pattern} {hash_key(key)}"
+    try:
+        KeyEntry.parse(entry)
+    except ValueError as error:
+        _complain(error)
+        return WRONG
+    if len(key) < MIN_LENGTH:
+        _complain(f"a key of less than {MIN_LENGTH} characters can be found from its hash; pyrtmp secret key makes one")
+        return WRONG
+    if not re.fullmatch(r"[A-Za-z0-9._~-]+", key):
+        _complain("a key of other characters than letters, digits, '.', '_', '-', '~' does not stand in a URL as it is")
+        return WRONG
+    if not arguments.stdin:
+        print(f"key:          {key}")
+        name = arguments.pattern.rpartition("/")[2]
+        print(f"in OBS:       {'STREAM' if '*' in name else name}?key={key}")
+    print(f'access.keys:  "{entry}"')
+    return OK
+
+
+def _secret_random(arguments: argparse.Namespace) -> int:
+    import secrets
+
+    print(secrets.token_urlsafe(32))
+    return OK
+
+
+def _secret_url(arguments: argparse.Namespace) -> int:
+    import time
+
+    from cluster.access.signed import sign_url
+
+    config = _load(arguments.config, arguments.overrides)
+    if config is None:
+        return WRONG
+    if not config.access.signing_secrets:
+        _complain("there is no access.signed_secret to sign with; pyrtmp secret random makes one")
+        return WRONG
+    expires = int(time.time()) + arguments.seconds
+    try:
+        print(sign_url(config.access.signing_secrets[0], arguments.action, arguments.url, expires, arguments.ip))
+    except ValueError as error:
+        _complain(error)
+        return WRONG
+    return OK
 
 
 def _version(arguments: argparse.Namespace) -> int:

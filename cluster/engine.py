@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import structlog
 
+from cluster.access.gate import Gate
 from cluster.config import Config
 from cluster.edge import uplink
 from cluster.edge.pull import Claims
@@ -35,6 +36,7 @@ from hls.http import Elsewhere, ViewerSite
 from hls.sharing import Feeds
 from pyrtmp.aio.server import Server
 from pyrtmp.errors import RefusedError
+from pyrtmp.hooks import Hooks
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import Stream
 
@@ -54,7 +56,8 @@ class Engine:
 
     ``rtmp_port`` is what the page tells viewers.  ``streams`` gives what the page lists; without it, the live streams
     of this process.  ``elsewhere``: where viewers go that this node should not take.  ``worker`` is its number, where
-    it is one of several.
+    it is one of several.  ``hooks`` are an embedding program's; where ``access.rules`` are set, those say when they are
+    asked.
     """
 
     def __init__(
@@ -65,17 +68,21 @@ class Engine:
         streams: Callable[[], Awaitable[list[dict[str, Any]]]] | None = None,
         elsewhere: Elsewhere | None = None,
         worker: int = ALONE,
+        hooks: Hooks | None = None,
     ) -> None:
         self.rtmp_port = rtmp_port
         """May be set until ``start``."""
         self.config = config
         """In force."""
         limits = config.limits
+        self.gate = Gate(config.access, hooks)
+        """Who may publish and play."""
         self.server = Server(
             stream=config.stream,
             egress=config.egress,
             limits=limits,
             timeouts=config.timeouts,
+            hooks=self.gate.hooks(),
             journal=structlog.get_logger("rtmp"),
             max_connections=limits.max_connections,
             max_connections_per_address=limits.max_connections_per_address,
@@ -161,7 +168,7 @@ class Engine:
             hls=self.config.hls,
             cors_origins=self.config.http.cors_origins,
             trust_forwarded_from=self.config.http.trust_forwarded_from,
-            streams=self._streams or self.facts.page,
+            streams=self._list_streams,
             rtmp_port=self.rtmp_port,
             version=VERSION,
             feeds=feeds,
@@ -224,6 +231,12 @@ class Engine:
         if url is None:
             return None
         return TargetCallback(url, node=self.config.node.id, journal=structlog.get_logger("forward"))
+
+    async def _list_streams(self) -> list[dict[str, Any]]:
+        """What the page lists."""
+        if not self.config.access.list_streams:
+            return []
+        return self.facts.page() if self._streams is None else await self._streams()
 
     async def _send_elsewhere(self, key: StreamKey) -> str:
         if self._elsewhere is None or not self.config.http.redirect:
@@ -298,6 +311,8 @@ class Engine:
         if config.forward.ask_url != self.config.forward.ask_url:
             self._callback = self._new_callback(config)
         self.forwarder.configure(_targets(config.forward.to), _per_app(config), self._callback)
+        self.gate.configure(config.access)
+        self.server.hooks = self.gate.hooks()
         self.config = config
 
     async def drain(self, seconds: float, cut: asyncio.Event, *, handover: bool | None = None) -> None:
@@ -350,6 +365,7 @@ class Engine:
         if self.uplink is not None:
             await self.uplink.close()
         await self.server.close()
+        await self.gate.close()
         if self._site is not None:
             await self._site.close()
 

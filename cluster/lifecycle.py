@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from cluster.access.gate import Gate
 from cluster.api import Api
 from cluster.config import Address, Config
 from cluster.demo import Demo
@@ -22,6 +23,7 @@ from cluster.opening import found, freeze_heap, open_listener
 from cluster.registry import NodeRecord
 from cluster.reloading import Reloaded, Reloader
 from cluster.sources import Publishers, SourceManager
+from pyrtmp.counters import Counters
 from pyrtmp.names import StreamKey
 
 _MAX_STRESS: Final = 1e6
@@ -43,6 +45,8 @@ class Lifecycle(ABC):
         self._rtmp: list[tuple[str, int]] = []
         self._http: list[tuple[str, int]] = []
         self._api: Api | None = None
+        self._gate = Gate(config.access)
+        """Who may ask the API."""
         self._sources: SourceManager | None = None
         """Where nodes share a registry."""
         self._boot = secrets.token_hex(8)
@@ -96,6 +100,7 @@ class Lifecycle(ABC):
         if done.changed:
             if self._api is not None:
                 self._api.configure(token=self._config.api.secret)
+                self._gate.configure(self._config.access)
             self._configure(self._config)
         return done
 
@@ -103,11 +108,12 @@ class Lifecycle(ABC):
     def _configure(self, config: Config) -> None:
         """Use other settings."""
 
-    async def _open_api(self, fleet: Fleet) -> None:
-        """Raises ``StartError``."""
+    async def _open_api(self, fleet: Fleet, counters: Counters) -> None:
+        """``counters`` of this process, for whom it refuses.  Raises ``StartError``."""
         config = self._config
         self._api = Api(
-            fleet, node=config.node.id, version=VERSION, token=config.api.secret, neighbours=self._neighbours
+            fleet, node=config.node.id, version=VERSION, token=config.api.secret, neighbours=self._neighbours,
+            gate=self._gate, counters=counters,
         )
         await open_listener("api.listen", config.api.listen, self._api.start)
 

@@ -14,15 +14,23 @@ from cluster.opening import open_listener, raise_descriptor_limit, run_loop
 from cluster.sources import NodeClaims
 from pyrtmp.aio.publishing import yields
 from pyrtmp.aio.server import Server
+from pyrtmp.hooks import Hooks
 from pyrtmp.names import StreamKey
 
 
 class Node(Lifecycle):
-    """An engine, its listeners and the operators' API, in one event loop."""
+    """An engine, its listeners and the operators' API, in one event loop.  ``hooks``: see ``Engine``."""
 
-    def __init__(self, config: Config, *, demo: bool = False, reload: Callable[[], Config] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        demo: bool = False,
+        reload: Callable[[], Config] | None = None,
+        hooks: Hooks | None = None,
+    ) -> None:
         super().__init__(config, demo=demo, reload=reload)
-        self.engine = Engine(config, elsewhere=self._elsewhere)
+        self.engine = Engine(config, elsewhere=self._elsewhere, hooks=hooks)
 
     @property
     def server(self) -> Server:
@@ -47,7 +55,8 @@ class Node(Lifecycle):
         await self._open_sources(self)
         if self._sources is not None:
             engine.server.claims = NodeClaims(self._sources)
-        await self._open_api(OneProcess(engine, ready=self.ready, reload=self.reload, drain=self.order_drain))
+        fleet = OneProcess(engine, ready=self.ready, reload=self.reload, drain=self.order_drain)
+        await self._open_api(fleet, engine.server.counters)
         await self._opened()
 
     async def drain(self) -> None:

@@ -62,12 +62,18 @@ just begun the stream, because another one may have all of it."""
 _SEGMENT_SUFFIXES: Final = (".ts", ".m4s", ".mp4")
 _METHODS: Final = "GET, HEAD, OPTIONS"
 _PREFLIGHT: Final = (
-    f"Access-Control-Allow-Methods: {_METHODS}\r\nAccess-Control-Allow-Headers: Range, Content-Type\r\n"
+    f"Access-Control-Allow-Methods: {_METHODS}\r\n"
+    "Access-Control-Allow-Headers: Authorization, Range, Content-Type\r\n"
     "Access-Control-Max-Age: 86400\r\n"
 )
 _PAGE: Final = f"Content-Security-Policy: {CONTENT_SECURITY_POLICY}\r\nReferrer-Policy: no-referrer\r\n"
 _FLV: Final = "X-Accel-Buffering: no\r\n"
-_REFUSAL: Final = {405: f"Allow: {_METHODS}\r\n", 503: "Retry-After: 1\r\n"}
+_REFUSAL: Final = {
+    401: 'WWW-Authenticate: Bearer realm="pyrtmp"\r\n',
+    405: f"Allow: {_METHODS}\r\n",
+    429: "Retry-After: 10\r\n",
+    503: "Retry-After: 1\r\n",
+}
 _TICK_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
 """How long the page's list waits for a stream that another node may have."""
@@ -342,8 +348,8 @@ class ViewerSite:
             if inspect.isawaitable(answer):
                 await answer
         except RefusedError as error:
-            self._server.counters.refused["play"] += 1
-            raise _Refused(403, f"{error.code}: {error}") from None
+            self._server.turned_down(asked.client, asked.address, "play", str(asked.key), error)
+            raise _Refused(error.status, f"{error.code}: {error}") from None
         except Exception as error:
             self._server.journal.error("hook_failed", conn=asked.client, error=repr(error))
             raise _Refused(403, "the server could not decide") from None
@@ -444,7 +450,11 @@ class ViewerSite:
     def _reply(self, request: web.BaseRequest, key: StreamKey, reply: Reply) -> _Answer:
         if reply.status != 200:
             raise _Refused(reply.status, bytes(reply.body).decode().strip())
-        fields = self._fields(request, reply.content_type, reply.cache_control, etag=reply.etag)
+        cache = reply.cache_control
+        if self._server.hooks.on_play is not None:
+            # What this viewer may see is not for others that share a proxy (RFC 9111, 5.2.2.7).
+            cache = cache.replace("public", "private")
+        fields = self._fields(request, reply.content_type, cache, etag=reply.etag)
         answer = _validated(request, fields, reply.body, reply.etag)
         server = self._server
         address = self._address(request)

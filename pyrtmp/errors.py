@@ -89,8 +89,15 @@ class StateError(PeerError):
 
 
 class RefusedError(RtmpError):
-    """A request understood and turned down; ``code`` is the ``onStatus`` code, ``str()`` its description."""
+    """A request understood and turned down; ``code`` is the ``onStatus`` code, ``str()`` its description.
 
-    def __init__(self, code: str, description: str) -> None:
+    ``status`` is what HTTP answers.  Not for the client: ``reason``, one of few words, for the metric, and ``detail``,
+    for the log.
+    """
+
+    def __init__(self, code: str, description: str, *, reason: str = "", detail: str = "", status: int = 403) -> None:
         super().__init__(description)
         self.code = code
+        self.reason = reason
+        self.detail = detail
+        self.status = status

@@ -2,7 +2,7 @@
 
 ::
 
-    --set section.key=value  >  PYRTMP_SECTION__KEY=value  >  key = value under [section]  >  default
+    --set section.key=value  >  PYRTMP_SECTION__KEY=value  >  key = value under [section]  >  credential  >  default
 
 Each value is checked by itself, where it was written, so that a mistake is named with its place even when a stronger
 source hides it.  pydantic-settings then lays the sources over each other, and what only the whole can show (a window
@@ -19,6 +19,7 @@ from cluster.config.loading import load
 from cluster.config.options import Option, options
 from cluster.config.settings import (
     BOUNDS,
+    AccessSettings,
     Address,
     ApiSettings,
     Config,
@@ -33,6 +34,7 @@ from cluster.config.settings import (
 __all__ = [
     "BOUNDS",
     "RESTART",
+    "AccessSettings",
     "Address",
     "ApiSettings",
     "Changes",

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from cluster.config.errors import ConfigError, Problem
 from cluster.config.options import Option, options
 from cluster.config.settings import Config
-from cluster.config.sources import Layer, read_environment, read_file, read_overrides
+from cluster.config.sources import Layer, read_credentials, read_environment, read_file, read_overrides
 
 
 def load(path: Path | None, overrides: Sequence[str], environ: Mapping[str, str]) -> Config:
@@ -24,6 +24,7 @@ def load(path: Path | None, overrides: Sequence[str], environ: Mapping[str, str]
     """
     file = read_file(path) if path is not None else Layer()
     layers = [read_overrides(overrides), read_environment(environ), file]
+    layers.append(read_credentials(environ, {name for layer in layers for name in layer.places}))
     problems = [problem for layer in reversed(layers) for problem in layer.problems]
 
     # The values that count, and where they come from.
@@ -111,14 +112,37 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...]
             f"other nodes have to know where this one is, and rtmp.listen ({values['rtmp.listen']}) does not say which "
             "address: set node.advertise",
         )
-    for secret in ("api.token", "registry.url"):
+    for secret in (each.name for each in options().values() if each.is_secret):
         if values[secret] is not None and values[f"{secret}_file"] is not None:
             yield (f"{secret}_file", secret), f"{secret} is set as well; only one of them may be"
+    yield from _loose_ends(values)
     if not values["api.listen"].is_loopback and values["api.token"] is None and values["api.token_file"] is None:
         yield (
             ("api.listen", "api.token", "api.token_file"),
             f"other machines can reach {values['api.listen']}; that needs api.token or api.token_file",
         )
+
+
+# What a check decides by.
+_MATERIAL = {
+    "key": ("access.keys",),
+    "signed": ("access.signed_secret", "access.signed_secret_file"),
+    "token": ("access.token_secret", "access.token_secret_file", "access.token_key", "access.token_key_file",
+              "access.token_jwks"),
+}  # fmt: skip
+
+
+def _loose_ends(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """A rule that nobody can pass by what it asks for; a key or secret that no rule asks for, and so protects nothing.
+    """
+    asked = {check for text in values["access.rules"] for check in text.split()[2:]}
+    for check, names in _MATERIAL.items():
+        present = [name for name in names if values[name]]
+        if check in asked and not present:
+            yield ("access.rules", *names), f'a rule asks for "{check}", but there is no {names[0]}'
+        # pyrtmp secret url needs no rule to sign for other nodes.
+        if present and check not in asked and check != "signed":
+            yield (*present, "access.rules"), f'no rule of access.rules asks for "{check}", so this protects nothing'
 
 
 def _read_secret(option: Option, path: Path) -> SecretStr:

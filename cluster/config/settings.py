@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from cluster.access.rules import KeyEntry, Rule
 from cluster.config.text import GIB, KIB, MIB, toml
 from cluster.forward.target import parse_target
 from cluster.registry.urls import check_prefix
@@ -164,6 +165,52 @@ def _network(text: str) -> str:
     return text
 
 
+def _rule(text: str) -> str:
+    Rule.parse(text)
+    return text
+
+
+def _key_entry(text: str) -> str:
+    KeyEntry.parse(text)
+    return text
+
+
+def _signing(secret: SecretStr) -> SecretStr:
+    secrets = secret.get_secret_value().split()
+    if not secrets or not all(re.fullmatch(r"[!-~]{16,}", each) for each in secrets):
+        raise ValueError("should be one or more secrets of 16 or more printable ASCII characters each")
+    return secret
+
+
+def _hmac_secret(secret: SecretStr) -> SecretStr:
+    # RFC 7518, 3.2: no shorter than the hash.
+    if not re.fullmatch(r"[!-~]{32,}", secret.get_secret_value()):
+        raise ValueError("should be 32 or more printable ASCII characters without spaces")
+    return secret
+
+
+def _public_key(secret: SecretStr) -> SecretStr:
+    from cluster.access.tokens import public_key  # slow to import, and few use it
+
+    public_key(secret.get_secret_value())
+    return secret
+
+
+def _algorithm(text: str) -> str:
+    from cluster.access.tokens import ALGORITHMS
+
+    if text not in ALGORITHMS:
+        raise ValueError(f"should be one of {', '.join(ALGORITHMS)}, not {toml(text)}")
+    return text
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(f"should be a URL that begins with https:// or http://, not {toml(text)}")
+    return text
+
+
 def _target(text: str) -> str:
     parse_target(text)
     return text
@@ -206,6 +253,9 @@ Targets = Annotated[
     tuple[Annotated[str, AfterValidator(_target)], ...], BeforeValidator(_list)
 ]
 TargetsOfApps = dict[Annotated[str, AfterValidator(_app)], Targets]
+Rules = Annotated[tuple[Annotated[str, AfterValidator(_rule)], ...], BeforeValidator(_list)]
+KeyEntries = Annotated[tuple[Annotated[str, AfterValidator(_key_entry)], ...], BeforeValidator(_list)]
+Algorithms = Annotated[tuple[Annotated[str, AfterValidator(_algorithm)], ...], BeforeValidator(_list)]
 NetworkList = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_list)]
 TextList = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_list)]
 
@@ -283,6 +333,80 @@ class ApiSettings:
     def secret(self) -> str:
         """The token, or ""."""
         return "" if self.token is None else self.token.get_secret_value()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessSettings:
+    """Who may publish, play and ask the API.  Without rules everybody may publish and play."""
+
+    rules: Rules = ()
+    """Rules such as "publish live/* key" or "play * allow:10.0.0.0/8 signed token": actions, with commas (publish,
+    play, api-read, api-write; * is publish,play), a pattern of app/name (* within one part, ** across parts, * alone
+    for all), then checks (key, signed, token, hook, allow, deny, allow:NETWORK, deny:NETWORK).  The first rule that
+    names action and stream counts; of its checks the first with an opinion decides; when none has, it is refused."""
+
+    default: Literal["allow", "deny"] = "allow"
+    """Whether somebody may publish or play what no rule names.  For the API it is api.token that decides then."""
+
+    keys: KeyEntries = ()
+    """Stream keys for the check key, such as "publish live/cam sha256:...": actions, pattern and the key's hash, as
+    pyrtmp secret key makes them.  A client shows its key as ?key=KEY behind the stream's name (or key in OBS), or as
+    "Authorization: Bearer KEY"."""
+
+    signed_secret: Annotated[SecretStr, AfterValidator(_signing)] | None = None
+    """Secret for the check signed, which pyrtmp secret url signs with.  Several, separated by spaces or line ends, are
+    good at once; the first one signs."""
+
+    signed_secret_file: Annotated[str, Field(min_length=1)] | None = None
+    """File that holds it, relative to the configuration file; in place of signed_secret."""
+
+    token_secret: Annotated[SecretStr, AfterValidator(_hmac_secret)] | None = None
+    """Secret of the issuer of tokens (JWT) for the check token, where they are signed with HS256, HS384 or HS512.  A
+    client shows its token as ?token=TOKEN or as "Authorization: Bearer TOKEN"."""
+
+    token_secret_file: Annotated[str, Field(min_length=1)] | None = None
+    """File that holds it, relative to the configuration file; in place of token_secret."""
+
+    token_key: Annotated[SecretStr, AfterValidator(_public_key)] | None = None
+    """The issuer's public key, in PEM."""
+
+    token_key_file: Annotated[str, Field(min_length=1)] | None = None
+    """File that holds it, relative to the configuration file; in place of token_key."""
+
+    token_jwks: Annotated[str, AfterValidator(_url)] | None = None
+    """URL where the issuer tells its public keys (JWKS).  No other is ever asked, and redirects are not followed."""
+
+    token_issuer: Annotated[str, Field(min_length=1)] | None = None
+    """What the claim iss must be; without it, anything."""
+
+    token_audience: Annotated[str, Field(min_length=1)] | None = None
+    """What must be among the claim aud; without it, anything."""
+
+    token_claim: Annotated[str, Field(min_length=1)] = "permissions"
+    """Name of the claim that says what a token permits, a list of {"action": ..., "path": PATTERN}."""
+
+    token_algorithms: Algorithms = ("RS256", "ES256", "EdDSA", "Ed25519", "HS256")
+    """Algorithms that tokens may be signed with, each with a key of its own kind."""
+
+    failures_per_minute: int = 30
+    """Wrong keys, signatures and tokens that each worker process takes from one address in a minute; then the address
+    has to wait, whatever it shows.  0 is no cap."""
+
+    remember_seconds: float = 5.0
+    """How long a yes to an HLS player counts for its next requests with the same credentials for the same stream."""
+
+    list_streams: bool = True
+    """Whether the page names the live streams, to whoever opens it."""
+
+    @property
+    def signing_secrets(self) -> tuple[str, ...]:
+        """For signed URLs; the first one signs."""
+        return () if self.signed_secret is None else tuple(self.signed_secret.get_secret_value().split())
+
+    @property
+    def has_token_keys(self) -> bool:
+        """Whether there is something to verify tokens with."""
+        return not (self.token_secret is None and self.token_key is None and self.token_jwks is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,6 +503,7 @@ class Config:
     rtmp: RtmpSettings = field(default_factory=RtmpSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     forward: ForwardSettings = field(default_factory=ForwardSettings)
     registry: RegistrySettings = field(default_factory=RegistrySettings)
@@ -396,6 +521,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "node.workers": (0, MAX_WORKERS),
     "node.drain_seconds": (0, 3600),
     "edge.linger_seconds": (0, 3600),
+    "access.failures_per_minute": (0, 100_000),
+    "access.remember_seconds": (0, 60),
     "registry.lease_seconds": (1, 3600),
     "egress.min_delay_ms": (0, 10_000),
     "egress.max_delay_ms": (0, 10_000),

@@ -6,7 +6,7 @@ import difflib
 import functools
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,24 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
 
 def _check_text(text: str, option: Option) -> Any:
     return option.check_text(text)
+
+
+CREDENTIAL_PREFIX = "pyrtmp."
+
+
+def read_credentials(environ: Mapping[str, str], known: Collection[str]) -> Layer:
+    """Secrets that systemd hands over (``LoadCredential=pyrtmp.api.token:PATH``), each in a file called ``pyrtmp.`` and
+    the option; those of ``known`` options stay as they are."""
+    layer = Layer()
+    directory = environ.get("CREDENTIALS_DIRECTORY", "")
+    if not directory:
+        return layer
+    for option in options().values():
+        path = Path(directory) / f"{CREDENTIAL_PREFIX}{option.name}"
+        if option.is_secret and not {option.name, f"{option.name}_file"}.intersection(known) and path.exists():
+            layer.values[f"{option.name}_file"] = str(path)
+            layer.places[f"{option.name}_file"] = "credentials"
+    return layer
 
 
 def read_overrides(overrides: Sequence[str]) -> Layer:

@@ -69,7 +69,7 @@ class Supervisor(Lifecycle):
         self._rtmp = [sock.getsockname()[:2] for sock in rtmp]
         http = await _bind("http.listen", config.http.listen)
         self._http = [sock.getsockname()[:2] for sock in http]
-        await self._open_api(self._machine)
+        await self._open_api(self._machine, self._counters)
         self._crew.start(self.rtmp_address.port)
         if not await self._crew.all_ready():
             raise StartError("the worker processes end as soon as they are started; see what they wrote above")

@@ -463,10 +463,7 @@ class Connection(asyncio.Protocol):
 
     def refused(self, what: str, name: str, refusal: RefusedError) -> None:
         """Count and log a request turned down."""
-        self.server.counters.refused[what] += 1
-        self.server.journal.warning(
-            "refused", conn=self.id, address=self.address, what=what, name=name, code=refusal.code, why=str(refusal)
-        )
+        self.server.turned_down(self.id, self.address, what, name, refusal)
 
     def done(self, hook: Callable[[Request], None] | None, request: Request) -> None:
         """Tell a hook that its client is done."""

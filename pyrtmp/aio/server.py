@@ -16,6 +16,7 @@ from pyrtmp.aio.listener import Listener, bind
 from pyrtmp.aio.publishing import Claims
 from pyrtmp.aio.rounds import Rounds
 from pyrtmp.counters import Counters
+from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Hooks
 from pyrtmp.hub import Hub
 from pyrtmp.journal import Journal, LoggingJournal
@@ -232,6 +233,14 @@ class Server:
     def is_ready(self, stream: Stream, kin: Kin) -> bool:
         """Whether it can be played now: it is there and, if another node asks, what that has to be told is known."""
         return stream.live and (not kin.node or bool(stream.told))
+
+    def turned_down(self, id: str, address: str, what: str, name: str, refusal: RefusedError) -> None:
+        """Count and log a request that was refused; ``id`` is the client's."""
+        self.counters.refused[refusal.reason or what] += 1
+        self.journal.warning(
+            "refused", conn=id, address=address, what=what, name=name, code=refusal.code,
+            why=refusal.detail or refusal.reason or str(refusal),
+        )
 
     def add_client(self, client: Client) -> None:
         """Count a connection among the clients."""

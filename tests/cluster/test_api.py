@@ -8,13 +8,16 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.access.gate import Gate
+from cluster.access.keys import hash_key, new_key
 from cluster.api import Api, _is_local_name
-from cluster.config import load
+from cluster.config import AccessSettings, load
 from cluster.facts import ClientFacts, StreamFacts
 from cluster.node import Node
 from cluster.reloading import Reloaded
 from cluster.reports import Gauges, Numbers
 from pyrtmp.aio.client import Client
+from pyrtmp.counters import Counters
 
 
 async def until(condition: Any, seconds: float = 5.0) -> None:
@@ -359,6 +362,71 @@ async def test_no_web_page_gives_orders(fleet: Fleet, workers: aiohttp.ClientSes
         assert response.status == 405 and "Access-Control-Allow-Origin" not in response.headers
     assert (await order(workers, what, Host="rebound.example.org"))[0] == 403
     assert fleet.orders == []
+
+
+async def test_rules_of_access(fleet: Fleet) -> None:
+    keys = {action: new_key() for action in ("api-read", "api-write")}
+    access = AccessSettings(
+        rules=("api-read * key", "api-write * deny:127.0.0.2 key"),
+        keys=tuple(f"{action} * {hash_key(key)}" for action, key in keys.items()),
+        failures_per_minute=4,
+    )
+    counters = Counters()
+    api = Api(fleet, node="n1", version="1.2.3", token="s3cret", gate=Gate(access), counters=counters)
+    await api.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{api.addresses[0][1]}") as http:
+
+            async def ask(method: str, bearer: str, host: str = "node.example") -> int:
+                headers = {"Host": host, **({"Authorization": f"Bearer {bearer}"} if bearer else {})}
+                path = "/api/v1/streams" if method == "GET" else "/api/v1/clients/none"
+                async with http.request(method, path, headers=headers) as response:
+                    assert bearer == "" or bearer not in await response.text()
+                    return response.status
+
+            assert await ask("GET", "s3cret") == await ask("GET", keys["api-read"]) == 200
+            assert await ask("DELETE", "s3cret") == await ask("DELETE", keys["api-write"]) == 404
+            assert await ask("DELETE", keys["api-read"]) == await ask("GET", keys["api-write"]) == 403
+            assert await ask("GET", "") == await ask("DELETE", "") == 401
+            assert [await ask("GET", "guess") for _ in range(6)] == [403] * 4 + [429] * 2
+            assert await ask("GET", keys["api-read"]) == 429
+            assert await ask("GET", "") == 401
+            async with http.get("/healthz") as response:
+                assert response.status == 200
+        assert counters.refused == {"key_of_another": 2, "no_credential": 3, "wrong_key": 4, "throttled": 3}
+    finally:
+        await api.close()
+
+
+async def test_who_shows_nothing_asks_by_address(fleet: Fleet) -> None:
+    """Else a web page could, with a name of its own for this machine, out of a browser that a rule lets in."""
+    gate = Gate(AccessSettings(rules=("api-read,api-write * allow:127.0.0.1",)))
+    api = Api(fleet, node="n1", version="1.2.3", token="s3cret", gate=gate)
+    await api.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{api.addresses[0][1]}") as http:
+            for host, status in (("127.0.0.1:1985", 200), ("evil.example", 403)):
+                async with http.get("/api/v1/streams", headers={"Host": host}) as response:
+                    assert response.status == status
+    finally:
+        await api.close()
+
+
+async def test_guesses_at_the_token_are_slowed(fleet: Fleet) -> None:
+    gate = Gate(AccessSettings(failures_per_minute=3))
+    api = Api(fleet, node="n1", version="1.2.3", token="s3cret", gate=gate)
+    await api.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{api.addresses[0][1]}") as http:
+
+            async def ask(token: str) -> int:
+                async with http.get("/metrics", headers={"Authorization": f"Bearer {token}"}) as response:
+                    return response.status
+
+            assert [await ask(str(number)) for number in range(5)] == [401] * 3 + [429] * 2
+            assert await ask("s3cret") == 429
+    finally:
+        await api.close()
 
 
 async def test_another_token(fleet: Fleet) -> None:

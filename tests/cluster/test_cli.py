@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cluster import cli
+from cluster.access.keys import hash_key
+from cluster.access.signed import sign
+from cluster.config import load
 
 HERE = [
     "--set", "rtmp.listen=127.0.0.1:0", "--set", "http.listen=127.0.0.1:0", "--set", "api.listen=127.0.0.1:0",
@@ -74,7 +79,9 @@ def test_help_is_quick() -> None:
     code += "print(sorted({'aiohttp', 'av', 'pydantic', 'asyncio', 'structlog'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("serve", "check", "publish", "probe", "status", "streams", "kick", "reload", "restart", "version"):
+    for command in (
+        "serve", "check", "publish", "probe", "status", "streams", "kick", "reload", "restart", "secret", "version",
+    ):  # fmt: skip
         assert command in done.stdout
 
 
@@ -207,6 +214,69 @@ def test_reload(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         _, log = node.end(signal.SIGTERM)
     assert "reload_refused" in log and "Traceback" not in log
+
+
+# Secrets
+
+
+def test_a_stream_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["secret", "key", "live/cam"]) == 0
+    key, obs, entry = (line.partition(":")[2].strip() for line in capsys.readouterr().out.splitlines())
+    assert obs == f"cam?key={key}" and len(key) == 32
+    found = load(None, ["access.rules=publish live/* key", f"access.keys={entry[1:-1]}"], {}).access.keys
+    assert found == (f"publish live/cam {hash_key(key)}",)
+    assert cli.main(["secret", "key", "live/*", "--actions", "play,api-read"]) == 2
+    assert "its pattern is *" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "complaint"),
+    [
+        ("a-key-that-somebody-has-already\n", ""), ("short\n", "less than 20 characters"),
+        ("", "less than 20 characters"),
+        ("a key with spaces & and more\n", "does not stand in a URL"),
+    ],
+)  # fmt: skip
+def test_a_key_that_is_in_use(
+    key: str, complaint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(key))
+    assert cli.main(["secret", "key", "live/cam", "--stdin"]) == (2 if complaint else 0)
+    out, err = capsys.readouterr()
+    assert complaint in err and (complaint or out == f'access.keys:  "publish live/cam {hash_key(key.strip())}"\n')
+    assert not key.strip() or key.strip() not in out + err
+
+
+def test_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["secret", "random"]) == cli.main(["secret", "random"]) == 0
+    one, other = capsys.readouterr().out.split()
+    assert one != other and load(None, [f"access.signed_secret={one}", f"api.token={other}"], {}).api.secret == other
+    assert cli.main(["secret"]) == 2
+    assert "needs a kind" in capsys.readouterr().err
+
+
+def test_a_signed_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text('[access]\nsigned_secret = "the-first-one-to-sign the-second-one-of-them"\n')
+    arguments = ["secret", "url", "--config", str(path), "http://host/live/cam.m3u8", "--ip", "203.0.113.7"]
+    before = int(time.time())
+    assert cli.main([*arguments, "--seconds", "60"]) == 0
+    url = capsys.readouterr().out.strip()
+    match = re.fullmatch(r"http://host/live/cam\.m3u8\?expires=(\d+)&ip=203\.0\.113\.7&sign=(\S+)", url)
+    assert match is not None and before + 60 <= int(match[1]) <= time.time() + 60
+    assert match[2] == sign("the-first-one-to-sign", "play", "live/cam", int(match[1]), "203.0.113.7")
+    assert "the-first" not in url
+    for wrong, complaint in (
+        (["secret", "url", "rtmp://host/live/cam"], "no access.signed_secret"),
+        ([*arguments[:4], "http://host/"], "the name is empty"),
+        ([*arguments[:4], "rtmp://host/live/cam", "--ip", "here"], "'here' is not an address"),
+    ):
+        assert cli.main(wrong) == 2
+        assert complaint in capsys.readouterr().err
+    for seconds in ("0", "-1", "1.5", "x", "99999999999"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*arguments, "--seconds", seconds])
+        assert ended.value.code == 2
 
 
 def test_restart_without_workers(running: Running, capsys: pytest.CaptureFixture[str]) -> None:

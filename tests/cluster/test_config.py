@@ -526,6 +526,72 @@ def test_a_secret_of_a_wrong_type_is_not_shown(tmp_path: Path) -> None:
     assert problem.key == "api.token" and "31337" not in problem.reason
 
 
+def test_secret_from_systemd(tmp_path: Path) -> None:
+    """LoadCredential= puts files into a directory that only this service can read."""
+    (tmp_path / "pyrtmp.api.token").write_text("from systemd\n".replace(" ", "-"))
+    (tmp_path / "pyrtmp.rtmp.listen").write_text("127.0.0.1:1")  # no secret: not for this way
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    config = load(None, ["api.listen=0.0.0.0:1985"], environ)
+    assert config.api.secret == "from-systemd" and config.rtmp.listen.port == 1935
+    assert load(None, ["api.token=mine"], environ).api.secret == "mine"
+    other = tmp_path / "other"
+    other.write_text("in-a-file")
+    assert load(None, [f"api.token_file={other}"], environ).api.secret == "in-a-file"
+    (tmp_path / "pyrtmp.access.token_key").write_text("no key")
+    reasons = [str(problem) for problem in problems(None, (), environ)]
+    assert any("credentials: access.token_key" in each for each in reasons)
+    assert load(None, [], {"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}).api.token is None
+
+
+# Access
+
+HASH = "sha256:" + "0f" * 32
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "reason"),
+    [
+        (["access.rules=publish live/* key"], "access.rules", 'asks for "key", but there is no access.keys'),
+        (["access.rules=publish live/* signed"], "access.rules", "there is no access.signed_secret"),
+        (["access.rules=play * allow:10.0.0.0/8 token"], "access.rules", "there is no access.token_secret"),
+        ([f"access.keys=publish * {HASH}"], "access.keys", "this protects nothing"),
+        (["access.token_secret=" + "x" * 32], "access.token_secret", "this protects nothing"),
+        (["access.token_jwks=https://id/keys"], "access.token_jwks", "this protects nothing"),
+        (["access.token_jwks=file:///etc/passwd"], "access.token_jwks", "should be a URL"),
+        (["access.token_jwks=http://"], "access.token_jwks", "should be a URL"),
+        (["access.token_algorithms=none"], "access.token_algorithms", "should be one of HS256"),
+        (["access.rules=publish live/* keys"], "access.rules", "is no check"),
+        (["access.keys=publish live/* secret"], "access.keys", "64 hexadecimal digits"),
+        (["access.default=maybe"], "access.default", "should be 'allow' or 'deny'"),
+        (["access.failures_per_minute=-1"], "access.failures_per_minute", "greater than or equal to 0"),
+        (["access.signed_secret=a-good-one-of-enough", "access.signed_secret_file=x"], "access.signed_secret_file",
+         "is set as well"),
+    ],
+)  # fmt: skip
+def test_access(overrides: list[str], key: str, reason: str) -> None:
+    (problem,) = problems(None, tuple(overrides))
+    assert problem.key == key and reason in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("signed_secret", "hunter2"), ("signed_secret", "a-good-one-of-enough hunter2"), ("token_secret", "hunter2"),
+        ("token_key", "hunter2"), ("keys", "hunter2"), ("keys", "publish live/cam hunter2"),
+    ],
+)  # fmt: skip
+def test_secrets_of_access_are_not_shown(key: str, value: str) -> None:
+    reasons = problems(None, (f"access.{key}={value}",))
+    assert reasons and "hunter2" not in "".join(map(str, reasons))
+
+
+def test_several_secrets_to_sign_with(tmp_path: Path) -> None:
+    (tmp_path / "secrets").write_text("the-new-one-that-signs\nthe-old-one-that-ends\n")
+    config = load(write(tmp_path, '[access]\nsigned_secret_file = "secrets"\n'), [], {})
+    assert config.access.signing_secrets == ("the-new-one-that-signs", "the-old-one-that-ends")
+    assert "one-that" not in repr(config)
+
+
 # The places in a file
 
 
@@ -590,7 +656,8 @@ def test_what_follows_at_once_and_what_waits() -> None:
 def test_every_option_either_waits_or_follows() -> None:
     sections = {name.partition(".")[0] for name in options() if name not in RESTART}
     assert sections == {
-        "node", "rtmp", "http", "api", "edge", "forward", "egress", "limits", "timeouts", "stream", "hls", "log"
+        "node", "rtmp", "http", "api", "access", "edge", "forward", "egress", "limits", "timeouts", "stream", "hls",
+        "log",
     }
     assert set(options()) >= RESTART
     assert {name for name in options() if name.startswith(("node.", "rtmp.")) and name not in RESTART} == {
