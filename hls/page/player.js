@@ -182,7 +182,7 @@ export class LivePlayer extends EventTarget {
     const returned = stream.live && !this.#stream.live;
     this.#stream = stream;
     if (!this.#wanted) return;
-    if (returned && this.state !== "playing") {
+    if (returned && !this.#engine) { // one that is open goes on by itself
       this.#failed.clear();
       this.#attempt = 0;
       this.#start();

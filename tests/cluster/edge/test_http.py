@@ -58,11 +58,13 @@ class Site:
 async def serving(edge: Edge, **settings: float) -> AsyncIterator[Site]:
     site = ViewerSite(edge.server, hls=HlsSettings(fragment=1.0, **settings))  # type: ignore[arg-type]
     await site.start("127.0.0.1", 0)
-    async with aiohttp.ClientSession("http://{}:{}".format(*site.addresses[0])) as http:
-        yield Site(edge, site, http)
-    await edge.pulls.close()
-    await edge.server.close()
-    await site.close()
+    try:
+        async with aiohttp.ClientSession("http://{}:{}".format(*site.addresses[0])) as http:
+            yield Site(edge, site, http)
+    finally:
+        await edge.pulls.close()
+        await edge.server.close()
+        await site.close()
 
 
 @contextlib.asynccontextmanager
@@ -92,6 +94,20 @@ async def test_flv(nodes: Nodes) -> None:
         assert plays(origin) == 1
         await ended(edge)
         await eventually(lambda: not plays(origin))
+
+
+async def test_the_page_finds_what_nobody_watches_yet(nodes: Nodes) -> None:
+    origin = await nodes.origin()
+    edge = await nodes.edge(origin)
+    source = await nodes.source(origin)
+    await source.pictures(GOP)
+    async with serving(edge) as site:
+        for query, live in (("", 0), ("?stream=live/nobody", 0), ("?stream=live/cam", 1)):
+            assert (await site.get(f"/_page/streams.json{query}"))[0] == 200
+            assert len(edge.server.hub.live()) == plays(origin) == live, query
+        for wrong in ("cam", "live/", "live/%0A", "%2F"):
+            status, _ = await site.get(f"/_page/streams.json?stream={wrong}")
+            assert status in (400, 404)
 
 
 async def test_flv_players_tokens_go_up(nodes: Nodes) -> None:
