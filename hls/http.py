@@ -375,7 +375,7 @@ class ViewerSite:
         agent = request.headers.get("User-Agent", "")[:128]
         try:
             head = self._flv_head(request, self._server.kin(stream) if kin.node else None)
-            viewer = FlvViewer(self._server, stream, transport, asked, agent, head)
+            viewer = FlvViewer(self._server, stream, transport, asked, agent, head, node=bool(kin.node))
         except OSError as error:
             # No memory or descriptor for another log or viewer: this one is refused, the stream goes on.
             self._server.counters.log_failures += 1

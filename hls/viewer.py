@@ -24,21 +24,24 @@ class FlvViewer:
     The viewer works on a duplicate of the connection's descriptor, so aiohttp can finish and forget the request at
     once; what remains per viewer is this object and a cursor.  Nothing written to ``transport`` before may be under
     way.  Over TLS, and without ``sendfile`` from memory, it writes to the transport instead: then ``done`` is set,
-    the transport must stay until it is, and whoever made the viewer closes it when the connection is lost.
+    the transport must stay until it is, and whoever made the viewer closes it when the connection is lost.  ``node``:
+    another node asks.
     """
 
     __slots__ = (
-        "_closed", "_loop", "_server", "_socket", "_stream", "_transport", "_viewer", "address", "agent", "bytes_in",
-        "done", "id", "key", "protocol", "request", "since",
+        "_closed", "_lineage", "_loop", "_server", "_socket", "_stream", "_transport", "_viewer", "address", "agent",
+        "bytes_in", "done", "id", "key", "protocol", "request", "since",
     )  # fmt: skip
 
     def __init__(
-        self, server: Server, stream: Stream, transport: asyncio.Transport, request: Request, agent: str, head: bytes
+        self, server: Server, stream: Stream, transport: asyncio.Transport, request: Request, agent: str, head: bytes,
+        *, node: bool = False,
     ) -> None:
         self._server = server
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         self._closed = False
+        self._lineage = stream.lineage if node else ""
         self.id = request.client
         self.address = request.address
         self.protocol = "flv"
@@ -108,7 +111,11 @@ class FlvViewer:
         raise AssertionError("an HTTP-FLV viewer does not hand over")
 
     def publisher_changed(self, live: bool) -> None:
-        """FLV has no word for it."""
+        """FLV has no word for it.  For another node, which was told where the stream comes from, another stream is the
+        end: it asks anew."""
+        if live and self._lineage and self._lineage != self._stream.lineage:
+            self._viewer.serve(monotonic())  # what there is of the one before
+            self.close("moved")
 
     def viewer_lost(self, reason: str) -> None:
         self.close(reason)

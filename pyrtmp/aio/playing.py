@@ -28,7 +28,7 @@ IMPATIENT_SECONDS: Final = 1.0
 class _Play:
     """One message stream that plays, or waits for its stream."""
 
-    __slots__ = ("audio", "msid", "request", "since", "stream", "video", "viewer", "waiter")
+    __slots__ = ("audio", "lineage", "msid", "request", "since", "stream", "video", "viewer", "waiter")
 
     def __init__(self, event: PlayAsked, stream: Stream, request: Request, since: float) -> None:
         self.msid = event.msid
@@ -38,6 +38,8 @@ class _Play:
         self.request = request
         self.since = since
         self.viewer: KernelViewer | TransportViewer | None = None
+        self.lineage = ""
+        """The stream's, when playing began."""
         self.waiter: Callable[[], None] | None = None
 
 
@@ -138,6 +140,7 @@ class Playing:
             server.journal.error("log_failed", conn=connection.id, stream=str(play.stream.key), error=str(error))
             return
         more = server.kin(play.stream).entry() if connection.kin.node else None
+        play.lineage = play.stream.lineage
         connection.session.accept_play(play.msid, reset=reset, more=more)
         transport = connection.transport
         whole = play.msid == PLAY_MSID and play.audio and play.video
@@ -289,9 +292,20 @@ class Playing:
         connection.flush()
 
     def publisher_changed(self, live: bool) -> None:
-        """7.1.7: tell the player that its publisher is gone, or back."""
+        """7.1.7: tell the player that its publisher is gone, or back.
+
+        For a node that was told where the stream comes from, another stream is the end: it asks anew.
+        """
         connection = self._connection
-        for play in self._plays.values():
-            if play.viewer is not None:
+        for play in list(self._plays.values()):
+            viewer = play.viewer
+            if viewer is None:
+                continue
+            if live and connection.kin.node and play.lineage != play.stream.lineage:
+                viewer.serve(monotonic())  # what there is of the one before
+                self.stop(play.msid)
+                connection.session.end_play(play.msid)
+            else:
                 connection.session.signal(control.STREAM_BEGIN if live else control.STREAM_EOF, play.msid)
-        connection.flush()
+        if not connection.closing:
+            connection.flush()

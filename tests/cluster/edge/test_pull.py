@@ -244,6 +244,29 @@ async def test_the_stream_ends_at_the_origin(nodes: Nodes) -> None:
     await ended(edge)
 
 
+@pytest.mark.parametrize("http", [False, True])
+async def test_an_upstream_that_goes_on_with_another_stream(nodes: Nodes, http: bool) -> None:
+    """A slave, when the publisher came back at another master: who fetches from it is born anew as well."""
+    slave = await nodes.origin("slave")
+    edge = await nodes.edge(await nodes.http(slave) if http else slave)
+    first = await nodes.source(slave, lineage="L1")
+    await first.pictures(GOP)
+    player = await nodes.watch(edge)
+    here, there = edge.server.hub.find("live", "cam"), slave.hub.find("live", "cam")
+    assert here is not None and there is not None
+    assert here.birth == there.birth is not None
+    await first.close()
+    await eventually(lambda: not there.live)
+    second = await nodes.source(slave, lineage="L2")
+    await second.pictures(1)
+    await player.until(lambda: len(player.numbers()) == GOP + 1)
+    await second.pictures(GOP + 2)
+    await player.until(lambda: len(player.numbers()) == 2 * GOP + 3)
+    assert here.birth == there.birth and here.birth.pace > 0
+    assert player.numbers() == [*range(GOP), *range(GOP + 3)] and time_goes_on(player)
+    assert plays(slave) == 1
+
+
 async def test_names_with_a_query_are_the_same_stream(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     dialled = []
     connect = rtmp.Client.connect
