@@ -1,6 +1,6 @@
 """Clusters of real nodes that lose their members while people watch.
 
-``FAULT_ROUNDS`` sets how often a node is lost (default 2).
+``FAULT_ROUNDS`` sets how often a node is lost (default 2), ``OUTAGE_SECONDS`` how long the registry is away (5).
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from typing import Final
 
 import pytest
 
-from tests.cluster.registry.servers import MISSING
+from cluster.registry import Registry, RegistryError, connect
+from pyrtmp.names import StreamKey
+from tests.cluster.registry.members import offer
+from tests.cluster.registry.servers import MISSING, Group, master_and_replica
+from tests.cluster.registry.servers import cluster as redis_cluster
 from tests.cluster.topologies import cluster
 from tests.cluster.workers.real_node import FPS, GOP, eventually, exists
 
 ROUNDS: Final = int(os.environ.get("FAULT_ROUNDS", "2"))
+
+OUTAGE_SECONDS: Final = float(os.environ.get("OUTAGE_SECONDS", "5"))
+
+WHOLE_SECONDS: Final = 5.0
+"""Longest time until a registry that is back knows all streams."""
 
 GAP_SECONDS: Final = {signal.SIGKILL: 0.5, signal.SIGSTOP: 3.0}
 """Longest silence of a viewer when the node is lost that its stream is fetched from, and another has a copy."""
@@ -145,6 +154,84 @@ async def test_two_centres_share_one_copy_and_redis_is_missed_by_nobody(tmp_path
         for viewer in (*viewers, *late, seen):
             assert not viewer.faults()
         assert publisher.alive and other.alive
+
+
+@MISSING
+@pytest.mark.parametrize("how", ["away", "Sentinel", "Cluster"])
+@pytest.mark.timeout(120 + 2 * OUTAGE_SECONDS)
+async def test_a_registry_that_is_lost_costs_no_picture(tmp_path: Path, how: str) -> None:
+    keys = [StreamKey("live", f"cam{number}") for number in range(4)]
+    group = Group(tmp_path)
+    try:
+        async with cluster(tmp_path) as nodes:
+            if how == "Sentinel":
+                lost = await asyncio.to_thread(master_and_replica, group, 3)
+                url = group.sentinel_url
+            elif how == "Cluster":
+                await asyncio.to_thread(redis_cluster, group)
+                lost, url = group.servers[0], group.cluster_url
+            else:
+                lost, url = nodes.redis.start(), nodes.redis.url
+            nodes.with_registry(url=url)
+            origins = [await nodes.start(name) for name in ("o1", "o2")]
+            edges = [await nodes.start(name, "node.role=edge") for name in ("e1", "e2")]
+            publishers = [await origins[number % 2].publish(str(key)) for number, key in enumerate(keys)]
+            viewers = [await edge.play(str(key)) for key in keys for edge in edges[:1]]
+            for viewer in viewers:
+                await viewer.until(lambda frames: len(frames) > GOP)
+            lost.kill()
+            # The other edge may fetch what it has never fetched, from the node where it last knew it to be.
+            registry = connect(url)
+            if how == "away":
+                again = monotonic() + OUTAGE_SECONDS
+                viewers += [await edges[0].play(str(key)) for key in keys]
+                for viewer in viewers[-len(keys):]:
+                    await viewer.until(lambda frames: len(frames) > GOP)
+                await asyncio.sleep(again - monotonic())
+                lost.start()  # empty
+            await registry.open()
+            back = await answers(registry)
+            async with asyncio.timeout(WHOLE_SECONDS):
+                for number, key in enumerate(keys):
+                    while await owner(registry, key) != f"o{number % 2 + 1}":
+                        await asyncio.sleep(0.02)
+            print(f"{how}: leases whole {monotonic() - back:.2f} s after the registry was back")
+            await registry.close()
+            viewers += [await edges[1].play(str(key)) for key in keys]
+            for viewer in viewers[-len(keys):]:
+                await viewer.until(lambda frames: len(frames) > GOP)
+            for number, publisher in enumerate(publishers):
+                sent = publisher.sent
+                for viewer in viewers[number :: len(keys)]:
+                    await viewer.until(lambda frames, sent=sent: frames[-1].number >= sent - 1)
+                    assert not viewer.faults()
+                    assert not viewer.missing(sent)
+                assert publisher.alive
+    finally:
+        group.end()
+
+
+async def owner(registry: Registry, key: StreamKey) -> str:
+    """The node that publishes a stream, as far as the registry knows."""
+    try:
+        lease = (await registry.lookup(key)).owner
+    except RegistryError:
+        return ""
+    return "" if lease is None else lease.node
+
+
+async def answers(registry: Registry) -> float:
+    """When the registry takes claims again."""
+    async with asyncio.timeout(30):
+        for number in range(16):  # wherever a Cluster keeps them
+            key = StreamKey("new", f"s{number}")
+            while True:
+                try:
+                    await registry.claim(key, offer("new", key), seconds=10)
+                    break
+                except RegistryError:
+                    await asyncio.sleep(0.02)
+    return monotonic()
 
 
 @MISSING

@@ -31,10 +31,11 @@ class Cluster:
         self._starts = 0
         self._settings: dict[str, tuple[str, ...]] = {}
 
-    def with_registry(self, *settings: str) -> None:
-        """Every node from now on shares a Redis."""
-        self.redis.start()
-        self.shared += [f"registry.url={self.redis.url}", *settings]
+    def with_registry(self, *settings: str, url: str = "") -> None:
+        """Every node from now on shares a Redis, or the one at ``url``."""
+        if not url:
+            self.redis.start()
+        self.shared += [f"registry.url={url or self.redis.url}", *settings]
 
     async def start(self, name: str, *settings: str) -> RealNode:
         """One more node, which is ready."""
