@@ -32,8 +32,8 @@ setup: $(RUNTIME) ## install what the server needs: Python and the locked packag
 run: $(RUNTIME) ## set up and run one node with a moving test picture (live/demo)
 	@exec $(BIN)/pyrtmp serve --demo $(ARGS)
 
-cluster: $(RUNTIME) ## run the cluster of config/ on this machine: haproxy, two masters, two slaves, two edges, nginx
-	$(call debian,haproxy nginx)
+cluster: $(RUNTIME) ## run the cluster of config/ on this machine: haproxy, two masters, two slaves, two edges, nginx, Redis
+	$(call debian,haproxy nginx redis-server)
 	@exec $(BIN)/python -m config.cluster $(ARGS)
 
 test: lint unit e2e ## set up and run every check and every test

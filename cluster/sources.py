@@ -115,21 +115,21 @@ class SourceManager:
     async def resolve(self, key: StreamKey) -> Sequence[Upstream]:
         """Nodes to fetch the stream from, the best first.  Does not raise.
 
-        Those that have it: own group first, then the ones that are not draining, then the least busy.  An edge whose
+        Those that have it: own group first, those that are not draining, the least busy, the owner.  An edge whose
         group has it not asks an origin of its group, which fetches it: one stream between two groups, however many
         edges there are.
         """
         location = await self.keeper.locate(key)
         records = {record.id: record for record in self.keeper.nodes()}
         group, own = self._config.node.group, self._config.node.id
-        found: list[tuple[tuple[int, bool, bool, float], Upstream]] = []
+        found: list[tuple[tuple[int, bool, float, bool], Upstream]] = []
 
         def add(id: str, rtmp: str, home: str, owner: bool) -> None:
             upstream = _upstream(rtmp, id)
             record = records.get(id)
             busy = record.stress if record is not None else 0.0
             if id != own and upstream is not None:
-                rank = (2 * (home != group), record is not None and record.draining, not owner, round(busy, 1))
+                rank = (2 * (home != group), record is not None and record.draining, round(busy, 1), not owner)
                 found.append((rank, upstream))
 
         if location.owner is not None:
@@ -140,7 +140,7 @@ class SourceManager:
             for record in records.values():
                 upstream = _upstream(record.rtmp, record.id)
                 if record.role == "origin" and record.group == group and upstream is not None and record.id != own:
-                    found.append(((1, record.draining, False, spread(key, record.id)), upstream))
+                    found.append(((1, record.draining, spread(key, record.id), False), upstream))
         return [upstream for _, upstream in sorted(found, key=lambda each: each[0])]
 
     async def place(self, key: StreamKey) -> list[Upstream]:

@@ -6,6 +6,8 @@
                                      ^                                 ^
                                      '------- edge1, edge2 ------------'  <-- nginx <-- viewers
 
+    all nodes <--who has what--> Redis
+
 The files are taken as they are, but for the addresses (``10.0.0.x`` becomes this machine) and the paths of nginx.
 """
 
@@ -74,11 +76,14 @@ class Cluster:
         """nginx's port."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._settings = tuple(settings)
-        ports = iter(free_ports(3 * len(NODES)))
+        ports = iter(free_ports(3 * len(NODES) + 1))
         self.nodes = {
             name: Node(name, directory / f"{name}.toml", next(ports), next(ports), next(ports)) for name in NODES
         }
+        self.redis = next(ports)
+        """Redis's port."""
         self._addresses = {"10.0.0.2:1935": f"127.0.0.1:{publish}", "10.0.0.3:80": f"127.0.0.1:{watch}"}
+        self._addresses["10.0.0.5:6379"] = f"127.0.0.1:{self.redis}"
         for name, (_, address) in NODES.items():
             self._addresses[f"{address}:1935"] = f"127.0.0.1:{self.nodes[name].rtmp}"
             self._addresses[f"{address}:8080"] = f"127.0.0.1:{self.nodes[name].http}"
@@ -121,9 +126,12 @@ class Cluster:
         if name == "nginx":
             config, errors = str(directory / "nginx.conf"), str(directory / "nginx-error.log")
             return [_program("nginx"), "-p", str(directory), "-e", errors, "-c", config, "-g", "daemon off;"]
+        if name == "redis":
+            options = {"bind": "127.0.0.1", "port": str(self.redis), "save": "", "dir": str(directory)}
+            return [_program("redis-server"), *(word for key, value in options.items() for word in (f"--{key}", value))]
         node = self.nodes[name]
         settings = [f"{each}.listen=127.0.0.1:{getattr(node, each)}" for each in ("rtmp", "http", "api")]
-        settings += [f"node.id={name}", *self._settings]
+        settings += [f"node.id={name}", f"node.advertise=127.0.0.1:{node.rtmp}", *self._settings]
         return [str(PYRTMP), "serve", "--config", str(node.file), *(f"--set={each}" for each in settings)]
 
     def start(self) -> None:
@@ -137,7 +145,7 @@ class Cluster:
                     raise ClusterError(f"port {port}: {error.strerror}; --publish and --watch take others") from None
         self.write()
         # haproxy goes on as it finds the masters.
-        for names in (NODES, ("haproxy", "nginx")):
+        for names in (("redis",), NODES, ("haproxy", "nginx")):
             for name in names:
                 self.run(name)
             for name in names:
@@ -168,7 +176,7 @@ class Cluster:
             if name in self.nodes:
                 with urlopen(f"http://127.0.0.1:{self.nodes[name].api}/readyz", timeout=2) as response:
                     return bool(response.status == 200)
-            port = self.publish if name == "haproxy" else self.watch
+            port = {"haproxy": self.publish, "nginx": self.watch, "redis": self.redis}[name]
             with socket.create_connection(("127.0.0.1", port), timeout=2):
                 return True
         except (OSError, URLError):
@@ -187,7 +195,7 @@ class Cluster:
 
     def close(self) -> None:
         """End everything: viewers' side first, so that nobody looks for what is leaving."""
-        for name in ("haproxy", "nginx", "edge1", "edge2", *NODES):
+        for name in ("haproxy", "nginx", "edge1", "edge2", *NODES, "redis"):
             if name in self.processes and self.processes[name].poll() is None:
                 self.processes[name].terminate()
         for name in list(self.processes):
@@ -223,7 +231,8 @@ The cluster is running.  Ctrl+C ends it.  Logs are in {cluster.directory}
     for node in cluster.nodes.values():
         print(f"  {node.name:8} pid {cluster.processes[node.name].pid:<7} rtmp://127.0.0.1:{node.rtmp}   "
               f"http://127.0.0.1:{node.api}/api/v1/streams")
-    print("\nkill a master that has the stream, or a slave, and keep watching.\n", flush=True)
+    print(f"  {'redis':8} pid {cluster.processes['redis'].pid}")
+    print("\nkill a master that has the stream, or a slave, or redis, and keep watching.\n", flush=True)
 
 
 async def run(cluster: Cluster, over: asyncio.Event) -> None:

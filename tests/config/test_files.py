@@ -86,6 +86,8 @@ def test_the_files_of_the_cluster_fit_together(cluster: Cluster) -> None:
         assert [each.port for each in config.edge.origins] == origins
         assert config.rtmp.proxy_from == (("127.0.0.2",) if name.startswith("master") else ())
         assert config.http.trust_forwarded_from == (("127.0.0.1",) if name.startswith("edge") else ())
+        assert config.registry.url is not None
+        assert config.registry.url.get_secret_value() == f"redis://127.0.0.1:{cluster.redis}/0"
     haproxy = (cluster.directory / "haproxy.cfg").read_text()
     assert "source 127.0.0.2" in haproxy and "send-proxy-v2" in haproxy
     for text in (haproxy, (cluster.directory / "nginx.conf").read_text()):

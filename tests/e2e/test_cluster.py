@@ -1,7 +1,7 @@
 """The cluster of config/ as operators build it: real haproxy, real nginx, and viewers who stay when a machine is lost.
 
-Every stream comes to one master and from there to both slaves; edges take it from whichever of the four comes first in
-their order for it.  So some streams are watched straight from the master that dies, others from a slave.
+Every stream comes to one master and from there to both slaves.  Redis tells edges who has it: as long as nobody is busy
+that is the master, which dies.  Without Redis they take it from whichever of the four comes first in their order.
 """
 
 from __future__ import annotations
@@ -420,7 +420,8 @@ async def test_a_master_is_stopped(site: Site, tmp_path: Path) -> None:
 
 
 async def test_a_slave_is_killed(site: Site, tmp_path: Path) -> None:
-    """Those who watch from it go on with another copy of the same pictures."""
+    """Those who watch from it go on with another copy of the same pictures.  Redis is away."""
+    site.cluster.end("redis", signal.SIGKILL)
     key = await site.key(SLAVES, "slave")
     names = {node.rtmp: node.name for node in site.cluster.nodes.values()}
     async with encoder(site.published(key), tmp_path / "encoder"):
