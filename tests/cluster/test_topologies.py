@@ -76,6 +76,49 @@ async def test_a_slave_is_lost_and_viewers_go_on_with_the_other(
             assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_a_pull_ends_soon_after_the_last_viewer(tmp_path: Path, workers: int) -> None:
+    async with cluster(tmp_path, workers=workers) as nodes:
+        origin = await nodes.start("o")
+        edge = await nodes.start(
+            "e", "node.role=edge", f"edge.origins={nodes.rtmp('o')}", "edge.linger_seconds=1.5", "hls.fragment=1",
+            "hls.window=3", "hls.linger=3", "hls.wait_seconds=0.5",
+        )
+        await origin.publish("live/cam")
+        site = f"http://127.0.0.1:{edge.ports['http']}/live/cam"
+
+        async def pulls() -> int:
+            return len(await nodes.players("o"))
+
+        for protocol, longest in (("rtmp", 2.5), ("flv", 2.5), ("hls", 2.5 + 3.0 + 1.0)):
+            if protocol == "rtmp":
+                watching = [await edge.play("live/cam") for _ in range(4)]  # on both workers
+                for viewer in watching:
+                    await viewer.until(lambda frames: len(frames) > FPS)
+                assert await pulls() == 1
+                for viewer in watching:
+                    await viewer.stop()
+            elif protocol == "flv":
+                responses = [await edge.http.get(f"{site}.flv") for _ in range(4)]
+                for response in responses:
+                    await response.content.readexactly(1000)
+                assert await pulls() == 1
+                for response in responses:
+                    response.close()
+            else:
+                async with edge.http.get(f"{site}.m3u8") as playlist:
+                    assert playlist.status == 503  # numbers are no pictures: there is nothing to package
+                assert await pulls() == 1
+            left = monotonic()
+
+            async def ended() -> bool:
+                return not await pulls()
+
+            await eventually(ended)
+            print(f"{protocol}, {workers} workers: the pull ended after {monotonic() - left:.2f} s")
+            assert monotonic() - left < longest
+
+
 @MISSING
 async def test_an_owner_that_slept_past_its_lease_shows_nobody_another_frame(tmp_path: Path) -> None:
     async with cluster(tmp_path) as nodes:
