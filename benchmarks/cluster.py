@@ -16,6 +16,8 @@ from pathlib import Path
 
 from benchmarks import proc
 from benchmarks.clip import load_clip
+from benchmarks.fanout import PINNED
+from benchmarks.load import Crowd
 from benchmarks.peers import Peer, PeerError, Servers
 from benchmarks.probe import StampedPublisher, Viewer, percentile
 from benchmarks.report import Bar, Report, Row, draw_bars, figure, find, finish, medians
@@ -28,6 +30,9 @@ _PATIENCE = 30.0
 _ARRIVE = 3.0
 """Seconds a new publisher's copies have to get to the slaves."""
 
+_WARM = 3.0
+"""Seconds with the crowd before it is measured."""
+
 _EMPTY_ORIGINS = 3
 
 _NAMES = 12
@@ -37,6 +42,7 @@ _NAMES = 12
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mbps", type=float, default=2.0)
     parser.add_argument("--seconds", type=float, default=10.0, help="watched at master and edge")
+    parser.add_argument("--viewers", type=int, default=300, help="of an origin, then of an edge, for what they cost")
     parser.add_argument("--reps", type=int, default=3)
 
 
@@ -53,6 +59,7 @@ def run(options: argparse.Namespace, servers: Servers) -> Report:
             row |= _hops(servers, name, options.mbps, options.seconds)
             for how in (signal.SIGKILL, signal.SIGSTOP):
                 row |= _lost(servers, name, options.mbps, how)
+            row |= _fanout(servers, name, options.mbps, options.viewers, options.seconds)
             runs.append(row)
     worst = ("gap killed ms", "gap hung ms", "cold ms", "cold, last origin ms", "flaws")
     rows = medians(runs, worst=worst)
@@ -64,6 +71,7 @@ def run(options: argparse.Namespace, servers: Servers) -> Report:
          "the last one asked.",
          "hop p50, p99 ms: delay at the edge, two hops behind the master, less that at the master.",
          "gap ms: longest silence when the slave that the edge pulls from is killed (SIGKILL) or hangs (SIGSTOP).",
+         "us/viewer/s: the server's CPU by its viewers; at the edge what fetching takes is in it.",
          "flaws: frames that came twice, times that went back, connections lost, in all of that."],
     )
 
@@ -150,6 +158,28 @@ def _lost(servers: Servers, name: str, mbps: float, how: signal.Signals) -> Row:
     return {f"gap {what} ms": gap, f"flaws {what}": seen.doubled + seen.regressions + bool(seen.error)}
 
 
+def _fanout(servers: Servers, name: str, mbps: float, viewers: int, seconds: float) -> Row:
+    """What viewers of an edge cost beside what they cost at the origin, one crowd after the other."""
+    row: Row = {}
+    with ExitStack() as stack:
+        more = PINNED if name == "pyrtmp" else {}
+        origin = stack.enter_context(servers.member(name, "origin", more=more))
+        edge = stack.enter_context(servers.member(name, "edge", origins=[origin.address], more=more))
+        stack.enter_context(StampedPublisher(origin.rtmp_url(_STREAM), load_clip(mbps)))
+        time.sleep(_ARRIVE)
+        for what, server in (("origin", origin), ("edge", edge)):
+            url = server.rtmp_url(_STREAM)
+            with Viewer(url) as viewer, Crowd(0.0) as crowd:
+                viewer.has_key_frame.wait(_PATIENCE)
+                crowd.join(url, viewers)
+                time.sleep(_WARM)
+                meter = proc.CpuMeter(server.pids)
+                time.sleep(seconds)
+                row[f"{what} us/viewer/s"] = meter.read().server / (viewers + 1) * 1e6
+    row["edge x origin"] = row["edge us/viewer/s"] / row["origin us/viewer/s"]
+    return row
+
+
 def _longest_silence(viewer: Viewer, seconds: float) -> float:
     """Milliseconds, looked at every five of them."""
     until = time.monotonic() + seconds
@@ -173,6 +203,7 @@ def _bars(rows: list[Row]) -> list[Bar]:
         Bar("two hops add, p99", row["hop p99 ms"], 50, "ms"),
         Bar("gap when the pulled node is killed", row["gap killed ms"], 500, "ms"),
         Bar("gap when the pulled node hangs", row["gap hung ms"], 3000, "ms"),
+        Bar("fan-out at an edge beside an origin", row["edge x origin"], 1.05, "x"),
         Bar("frames twice or out of order, connections lost", row["flaws killed"] + row["flaws hung"], 0),
     ]
 

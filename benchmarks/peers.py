@@ -309,14 +309,17 @@ class Servers:
     pyrtmp: Path | None = None
     settings: Mapping[str, str] | None = None
 
-    def member(self, name: str, id: str, *, forward: Sequence[str] = (), origins: Sequence[str] = ()) -> Peer:
+    def member(
+        self, name: str, id: str, *, forward: Sequence[str] = (), origins: Sequence[str] = (),
+        more: Mapping[str, str] | None = None,
+    ) -> Peer:
         """A server of a cluster, not yet entered: it passes streams on to ``forward``, and fetches from ``origins``.
 
-        Only for servers that can do both.
+        Only for servers that can do both.  ``more`` are settings of this server.
         """
         if name == "srs" and self.srs is not None:
             return Srs(self.srs, forward=forward, origins=origins)
-        settings = {"node.id": id}
+        settings = {"node.id": id, **(more or {})}
         if forward:
             settings["forward.to"] = ",".join(forward)
         if origins:
