@@ -1,4 +1,5 @@
-"""The HTTP API for operators: health, metrics, streams, clients, workers, other nodes; reload, restart and drain.
+"""The HTTP API for operators: health, metrics, streams, clients, workers, other nodes; reload, restart and drain; and
+the console that asks it.
 
 Field names follow the HTTP API of SRS where it has them (``recv_30s``, ``live_ms``); what SRS does not have is added.
 Every answer but the metrics is JSON, errors too: ``{"code": 404, "error": "...", "server": ...}``; ``code`` is 0 when
@@ -14,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from http import HTTPStatus
 from time import monotonic
 from typing import Any, Final
@@ -25,7 +27,9 @@ from aiohttp.typedefs import Handler
 from cluster.access.asking import Action, Credentials
 from cluster.access.gate import Gate
 from cluster.api_cluster import ClusterApi
+from cluster.api_console import Console
 from cluster.config import AccessSettings
+from cluster.doctoring import diagnose, health
 from cluster.facts import ALONE, PROTOCOLS, ClientFacts, StreamFacts
 from cluster.fleet import Fleet
 from cluster.metrics import CONTENT_TYPE, Metrics
@@ -117,6 +121,7 @@ class Api:
                 web.post("/api/v1/restart", self._post_restart),
                 web.post("/api/v1/drain", self._post_drain),
                 *(() if self._cluster is None else self._cluster.routes()),
+                *Console().routes(),
             ]
         )
         self._runner = web.AppRunner(
@@ -170,7 +175,7 @@ class Api:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in _OPEN_PATHS:
+        if request.path in _OPEN_PATHS or Console.covers(request):
             return await handler(request)
         await self._check_permission(request)
         if request.method == "POST" and request.content_type != "application/json":
@@ -330,7 +335,8 @@ class Api:
         stream = await self._fleet.stream(app, name)
         if stream is None:
             raise _no_stream()
-        return self._json({"stream": {**_stream(stream), "metadata": stream.metadata}})
+        doctor = [asdict(each) for each in diagnose(stream)]
+        return self._json({"stream": {**_stream(stream), "metadata": stream.metadata, "doctor": doctor}})
 
     async def _delete_stream(self, request: web.Request) -> web.Response:
         app, _, name = request.match_info["key"].rpartition("/")
@@ -425,6 +431,7 @@ def _stream(stream: StreamFacts) -> dict[str, Any]:
         "gop_ms": stream.gop_ms,
         "viewers": {"total": stream.total_viewers, **stream.viewers},
         "waiting": stream.waiting,
+        "health": health(stream),
         "worker": _worker(stream.worker),
     }
 

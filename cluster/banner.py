@@ -26,6 +26,7 @@ def banner(*, version: str, rtmp: Address, http: Address, api: Address, demo: bo
     ]
     if demo:
         lines.append(f"                 http://{http_host}/#live/demo  (the moving test picture)")
+    lines.append(f"  Console        http://{reachable(api)}/")
     lines.append(f"  API            http://{reachable(api)}/api/v1/streams")
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any, Final, Protocol, TypeAlias
 
 from cluster.marks import Marks, mark
+from cluster.vitals import Vitals, Watch
 from pyrtmp import media
 from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.message import AUDIO, VIDEO
@@ -142,6 +143,8 @@ class StreamFacts:
     """Marks of the HLS players: one may ask several processes."""
     metadata: Mapping[str, Plain] = field(default_factory=dict)
     """What the publisher's onMetaData said, as far as it is plain; only where one stream is asked for."""
+    vitals: Vitals = field(default_factory=Vitals)
+    """How it is doing, as far as its messages pass the process that tells this."""
 
     @property
     def total_viewers(self) -> int:
@@ -252,6 +255,8 @@ class Facts:
             self._totals.add(max(0, stream.bytes_in - kept.bytes_in), more)
             kept.bytes_in = stream.bytes_in
             kept.rates.add(now, stream.bytes_in, kept.bytes_out, stream.video_frames)
+            if stream.held:
+                kept.watch.look(stream, now)
             streams[stream.key] = kept
         self._streams = streams
         tally.kbps_in, tally.kbps_out = self._totals.kbps(now)
@@ -332,6 +337,7 @@ class Facts:
             pulled=stream.pulled and stream.live,
             upstream=self.upstream(stream.key) if stream.pulled and stream.live else "",
             watchers=history.watchers,
+            vitals=history.watch.vitals() if stream.held else Vitals(),
         )
 
     def _describe_client(self, client: Client) -> ClientFacts:
@@ -423,7 +429,9 @@ class _ClientHistory:
 class _StreamHistory:
     """What is remembered of a stream between samples."""
 
-    __slots__ = ("_audio", "_video", "bytes_in", "bytes_out", "hls_bytes", "rates", "since", "stream", "watchers")
+    __slots__ = (
+        "_audio", "_video", "bytes_in", "bytes_out", "hls_bytes", "rates", "since", "stream", "watch", "watchers",
+    )  # fmt: skip
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -433,6 +441,7 @@ class _StreamHistory:
         self.watchers: frozenset[int] = frozenset()
         self.hls_bytes = 0
         self.rates = _Rates()
+        self.watch = Watch()
         self._video: tuple[bytes, VideoInfo | None] = (b"", None)
         self._audio: tuple[bytes, AudioInfo | None] = (b"", None)
 

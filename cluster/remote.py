@@ -145,7 +145,7 @@ def _workers_text(workers: Sequence[dict[str, Any]]) -> str:
 
 def streams_text(answer: dict[str, Any]) -> str:
     """``/api/v1/streams`` for people: one line each."""
-    rows = [("STREAM", "STATE", "UP", "VIDEO", "FPS", "AUDIO", "KBIT/S", "GOP", "VIEWERS")]
+    rows = [("STREAM", "STATE", "UP", "VIDEO", "FPS", "AUDIO", "KBIT/S", "GOP", "VIEWERS", "HEALTH")]
     for each in answer["streams"]:
         video, audio = each["video"], each["audio"]
         size = f" {video['width']}x{video['height']}" if video and video["width"] else ""
@@ -154,6 +154,7 @@ def streams_text(answer: dict[str, Any]) -> str:
             video["codec"] + size if video else "-", f"{each['fps']:.0f}" if video else "-",
             audio["codec"] if audio else "-", f"{each['recv_kbps']:,.0f}",
             f"{each['gop_ms'] / 1000:.1f} s" if video else "-", str(each["viewers"]["total"] + each["waiting"]),
+            "-" if each["health"] == "unknown" else each["health"],
         ))  # fmt: skip
     return _table(rows) if len(rows) > 1 else "No streams."
 

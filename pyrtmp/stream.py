@@ -594,6 +594,11 @@ class Stream:
         """Messages kept for joiners, and bytes they count, ``MESSAGE_OVERHEAD`` included."""
         return len(self._gop or ()), self._gop_bytes
 
+    @property
+    def recent(self) -> Sequence[Message]:
+        """What is kept for joiners: the messages since the newest join point, borrowed until the next ``push``."""
+        return self._gop or ()
+
     def head_payload(self, type: int) -> bytes:
         """The newest sequence header (or, without one, a legacy frame) of audio or video, or ``b""``."""
         for message in chain(self._head.values(), self._gop or ()):

@@ -318,7 +318,7 @@ class HttpSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
-    """Where operators come in: API, metrics, health."""
+    """Where operators come in: console, API, metrics, health."""
 
     listen: Listen = Address("127.0.0.1", 1985)
     """Address and TCP port.  One that other machines can reach needs a token."""

@@ -19,6 +19,7 @@ def test_what_to_type_into_obs() -> None:
     assert "Server       rtmp://192.0.2.7/live" in lines  # 1935 is what everybody assumes
     assert "Stream Key   mystream" in lines
     assert "Watch          http://192.0.2.7:8080/" in lines
+    assert "Console        http://127.0.0.1:1985/" in lines
     assert "API            http://127.0.0.1:1985/api/v1/streams" in lines
     assert "rtmp://192.0.2.7:1936/live" in text("192.0.2.7:1936")
     assert "demo" not in text() and "http://192.0.2.7:8080/#live/demo" in text(demo=True)

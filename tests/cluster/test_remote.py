@@ -73,6 +73,15 @@ def test_status_of_a_node_among_others() -> None:
 
 def test_streams() -> None:
     assert streams_text({"streams": []}) == "No streams."
+    stream = {
+        "id": "live/cam", "state": "live", "uptime": 61.0, "fps": 25.0, "recv_kbps": 2500.4, "gop_ms": 2000,
+        "video": {"codec": "H264", "width": 1280, "height": 720}, "audio": {"codec": "AAC"},
+        "publish": {"active": True}, "viewers": {"total": 3}, "waiting": 0, "health": "warning",
+    }  # fmt: skip
+    gone = stream | {"id": "live/gone", "state": "gone", "publish": {"active": False}, "health": "unknown"}
+    titles, live, over = streams_text({"streams": [stream, gone]}).splitlines()
+    assert titles.endswith("VIEWERS  HEALTH")
+    assert live.split()[-4:] == ["2.0", "s", "3", "warning"] and over.split()[-1] == "-"
 
 
 def test_what_a_reload_did() -> None:

@@ -13,6 +13,7 @@ from cluster import reports
 from cluster.facts import ClientFacts, Facts, StreamFacts
 from cluster.reports import CLIENTS, STREAMS, Gauges, Numbers, merge
 from cluster.stress import Load
+from cluster.vitals import Claims, Vitals
 from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.counters import Counters
 from pyrtmp.forms import RtmpForm
@@ -254,6 +255,7 @@ STREAM = StreamFacts(
     kbps_in=900.5, kbps_in_30s=900.0, kbps_out_30s=1800.0, gop_ms=1000, video_frames=10, messages=20, bytes_in=3000,
     bytes_out=6000, viewers={"rtmp": 2, "hls": 1}, waiting=0, since=1.25, held=True, worker=1,
     watchers=frozenset({1 << 63, 5}), metadata={"width": 640.0, "stereo": True, "encoder": "OBS", "number": 3},
+    vitals=Vitals(seconds=5.5, pace=1.01, sound_ahead_ms=-20, claims=Claims(fps=25.0, video=True)),
 )  # fmt: skip
 
 CLIENT = ClientFacts(

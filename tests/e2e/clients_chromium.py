@@ -249,6 +249,19 @@ class Page:
                 "Input.dispatchMouseEvent", type=kind, x=point[0], y=point[1], button="left", clickCount=1
             )
 
+    async def type(self, text: str) -> None:
+        """Types text into what has the focus."""
+        await self._session.call("Input.insertText", text=text)
+
+    async def press(self, key: str) -> None:
+        """Presses a key that has a name, such as Enter."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        code = {"Enter": 13, "Escape": 27, "Tab": 9}[key]
+        for kind in ("keyDown", "keyUp"):
+            await self._session.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text
+            )
+
     def _take(self, method: str, params: dict[str, Any]) -> None:
         if method == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"):
             values = (str(arg.get("value", arg.get("description"))) for arg in params["args"])

@@ -457,6 +457,7 @@ def test_sound_alone_every_record_is_a_join_point_and_nothing_piles_up(subject: 
     for n in range(1000):
         subject.push(audio(n * 23, AAC))
         assert subject.stream.gop_size[0] == 1
+        assert [each.timestamp for each in subject.stream.recent] == [n * 23]
         if n % 10 == 9:
             subject.round()
             assert joiner(lane) == [(n * 23, AAC_HEADER), (n * 23, AAC)]
