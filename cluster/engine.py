@@ -18,6 +18,8 @@ from typing import Any, Final
 import structlog
 
 from cluster.access.gate import Gate
+from cluster.callbacks.callbacks import Callbacks
+from cluster.callbacks.events import Segment
 from cluster.config import Config
 from cluster.edge import uplink
 from cluster.edge.pull import Claims
@@ -34,9 +36,10 @@ from cluster.reports import Numbers, Traffic
 from cluster.stress import Lag, Load, stress
 from hls.http import Elsewhere, ViewerSite
 from hls.sharing import Feeds
+from pyrtmp.aio.connection import Connection
 from pyrtmp.aio.server import Server
 from pyrtmp.errors import RefusedError
-from pyrtmp.hooks import Hooks
+from pyrtmp.hooks import Hooks, Request
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import Stream
 
@@ -75,14 +78,18 @@ class Engine:
         self.config = config
         """In force."""
         limits = config.limits
-        self.gate = Gate(config.access, hooks)
+        self.callbacks = Callbacks(
+            config.callbacks, node=config.node.id, journal=structlog.get_logger("callbacks"),
+            watching=lambda: self.site.audience.seconds, publisher=self._publisher,
+        )
+        self.gate = Gate(config.access, hooks, more=self.callbacks.checks)
         """Who may publish and play."""
         self.server = Server(
             stream=config.stream,
             egress=config.egress,
             limits=limits,
             timeouts=config.timeouts,
-            hooks=self.gate.hooks(),
+            hooks=self.callbacks.hooks(self.gate.hooks()),
             journal=structlog.get_logger("rtmp"),
             max_connections=limits.max_connections,
             max_connections_per_address=limits.max_connections_per_address,
@@ -174,6 +181,9 @@ class Engine:
             feeds=feeds,
             elsewhere=self._send_elsewhere,
         )
+        self._site.hls.made = lambda key, entry: self.callbacks.segment_made(
+            key, Segment(name=entry.name, duration=entry.duration, sequence=entry.sequence)
+        )
         self.facts.audience = self._site.audience
         self.facts.upstream = lambda key: "" if self.pulls is None else self.pulls.upstream(key)
         self.forwarder.start()
@@ -231,6 +241,12 @@ class Engine:
         if url is None:
             return None
         return TargetCallback(url, node=self.config.node.id, journal=structlog.get_logger("forward"))
+
+    def _publisher(self, key: StreamKey) -> Request | None:
+        """What the client asked for that publishes a stream here."""
+        stream = self.server.hub.find(*key)
+        publisher = None if stream is None else stream.publisher
+        return publisher.publishing.request(stream) if stream and isinstance(publisher, Connection) else None
 
     async def _list_streams(self) -> list[dict[str, Any]]:
         """What the page lists."""
@@ -311,8 +327,9 @@ class Engine:
         if config.forward.ask_url != self.config.forward.ask_url:
             self._callback = self._new_callback(config)
         self.forwarder.configure(_targets(config.forward.to), _per_app(config), self._callback)
-        self.gate.configure(config.access)
-        self.server.hooks = self.gate.hooks()
+        self.callbacks.configure(config.callbacks)
+        self.gate.configure(config.access, more=self.callbacks.checks)
+        self.server.hooks = self.callbacks.hooks(self.gate.hooks())
         self.config = config
 
     async def drain(self, seconds: float, cut: asyncio.Event, *, handover: bool | None = None) -> None:
@@ -368,6 +385,7 @@ class Engine:
         await self.gate.close()
         if self._site is not None:
             await self._site.close()
+        await self.callbacks.close()
 
     def _tick(self) -> None:
         self.sample()

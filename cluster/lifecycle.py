@@ -13,6 +13,7 @@ import structlog
 
 from cluster.access.gate import Gate
 from cluster.api import Api
+from cluster.callbacks.callbacks import Callbacks
 from cluster.config import Address, Config
 from cluster.demo import Demo
 from cluster.edge.upstreams import Kind, Upstream
@@ -45,7 +46,10 @@ class Lifecycle(ABC):
         self._rtmp: list[tuple[str, int]] = []
         self._http: list[tuple[str, int]] = []
         self._api: Api | None = None
-        self._gate = Gate(config.access)
+        self._callbacks = Callbacks(
+            config.callbacks, node=config.node.id, journal=structlog.get_logger("callbacks"), watching=lambda: 0.0
+        )
+        self._gate = Gate(config.access, more=self._callbacks.checks)
         """Who may ask the API."""
         self._sources: SourceManager | None = None
         """Where nodes share a registry."""
@@ -100,7 +104,8 @@ class Lifecycle(ABC):
         if done.changed:
             if self._api is not None:
                 self._api.configure(token=self._config.api.secret)
-                self._gate.configure(self._config.access)
+                self._callbacks.configure(self._config.callbacks)
+                self._gate.configure(self._config.access, more=self._callbacks.checks)
             self._configure(self._config)
         return done
 

@@ -37,7 +37,7 @@ from pyrtmp.aio.listener import bind
 from pyrtmp.aio.playing import IMPATIENT_SECONDS
 from pyrtmp.aio.server import Server
 from pyrtmp.aio.sockets import set_keepalive
-from pyrtmp.errors import RefusedError
+from pyrtmp.errors import RedirectedError, RefusedError
 from pyrtmp.hooks import Request
 from pyrtmp.kin import HEADER, STRANGER, Kin
 from pyrtmp.names import StreamKey, make_key, problem
@@ -244,7 +244,7 @@ class ViewerSite:
             if kind == "playlist":
                 await self._welcome(request, key, kind)
             if self._server.hooks.on_play is not None:
-                await self._allow(self._asked(request, key, "hls"))
+                key = await self._allow(self._asked(request, key, "hls")) or key
             query = request.rel_url.raw_query_string
             if kind == "playlist":
                 whole = WHOLE in request.headers
@@ -293,8 +293,8 @@ class ViewerSite:
         if wanted and hub.source is not None:
             key = _key(wanted, self._server.limits.max_name_bytes)
             if not hub.is_live(key):
-                with contextlib.suppress(_Refused):
-                    await self._allow(self._asked(request, key, "flv"))
+                with contextlib.suppress(_Refused, _Moved):
+                    key = await self._allow(self._asked(request, key, "flv")) or key
                     await self._live(key, "", _LOOK_SECONDS)
         streams = self._streams()
         if inspect.isawaitable(streams):
@@ -338,17 +338,18 @@ class ViewerSite:
             server.counters.refused["draining" if server.draining else "busy"] += 1
             raise _Refused(503, why)
 
-    async def _allow(self, asked: Request) -> None:
-        """Ask the hook.  Raises ``_Refused``."""
+    async def _allow(self, asked: Request) -> StreamKey | None:
+        """Ask the hook; which stream it has them play instead, if it does.  Raises ``_Moved`` and ``_Refused``."""
         hook = self._server.hooks.on_play
         if hook is None:
-            return
+            return None
         try:
             answer = hook(asked)
-            if inspect.isawaitable(answer):
-                await answer
+            return answer if answer is None or isinstance(answer, StreamKey) else await answer
         except RefusedError as error:
             self._server.turned_down(asked.client, asked.address, "play", str(asked.key), error)
+            if isinstance(error, RedirectedError) and error.url.lower().startswith("http"):
+                raise _Moved(error.url) from None
             raise _Refused(error.status, f"{error.code}: {error}") from None
         except Exception as error:
             self._server.journal.error("hook_failed", conn=asked.client, error=repr(error))
@@ -356,7 +357,7 @@ class ViewerSite:
 
     async def _flv(self, request: web.BaseRequest, key: StreamKey, kin: Kin) -> _Answered:
         asked = self._asked(request, key, "flv")
-        await self._allow(asked)
+        key = await self._allow(asked) or key
         hub = self._server.hub
         at_once = request.method == "HEAD" or (not kin.wait and hub.source is None)
         if at_once and not hub.is_live(key):

@@ -33,7 +33,8 @@ from hls.packager import Packager, Source
 from hls.segmenter import Draft
 from hls.settings import HlsSettings
 from hls.sharing import Feed, Feeds, Follower, Sharing
-from hls.window import ZERO, Numbers, SegmentWindow
+from hls.window import ZERO, Entry, Numbers, SegmentWindow
+from pyrtmp.names import StreamKey
 
 __all__ = ["HlsService", "HlsStream", "Hub", "Reply", "Source"]
 
@@ -87,6 +88,7 @@ class HlsStream:
     """One stream: where its segments come from, its window and its playlist, and who else gets them.
 
     Belongs to the event loop it was made on.  ``clock`` gives monotonic seconds, ``now`` Unix time in seconds.
+    ``made`` is told of every segment that is made here.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class HlsStream:
         *,
         clock: Callable[[], float],
         now: Callable[[], float],
+        made: Callable[[Entry], None] = lambda entry: None,
     ) -> None:
         self._settings = settings
         self._executor = executor
@@ -107,6 +110,7 @@ class HlsStream:
         """Where segments come from."""
         self._outgoing: Packager | HlsMirror | None = None
         """Where they came from before; until the first one of the producer."""
+        self._made = made
         self._sharings: set[Sharing] = set()
         self._replies: dict[tuple[str, str], Reply] = {}
         """Playlists as last answered, by prefix and query; until the next segment."""
@@ -239,6 +243,7 @@ class HlsStream:
         if draft.slot in (None, 0):
             self.window.whole = True  # nobody has, or will have, what was before
         self._arrived(packager)
+        self._made(self.window.newest)
 
     def package_over(self, packager: Packager) -> None:
         """All segments of a source that has ended were made."""
@@ -431,6 +436,8 @@ class HlsService:
         self._used = ZERO
         self._left: dict[tuple[str, str], Numbers] = {}
         """Numbers of streams that are not packaged any more."""
+        self.made: Callable[[StreamKey, Entry], None] | None = None
+        """Told of every segment that is made here."""
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -605,10 +612,15 @@ class HlsService:
     def _new(self, key: tuple[str, str]) -> HlsStream:
         app, name = key
         stream = self._streams[key] = HlsStream(
-            f"{app}/{name}", self._settings, self._executor, clock=self._clock, now=self._now
+            f"{app}/{name}", self._settings, self._executor, clock=self._clock, now=self._now,
+            made=lambda entry: self._tell(StreamKey(app, name), entry),
         )
         self._arm()
         return stream
+
+    def _tell(self, key: StreamKey, entry: Entry) -> None:
+        if self.made is not None:
+            self.made(key, entry)
 
     def _forget(self, key: tuple[str, str], stream: HlsStream) -> None:
         del self._streams[key]

@@ -6,7 +6,7 @@ The pieces most programs need are here; the modules have the rest (``pyrtmp.sess
 
 from pyrtmp.aio.client import Client
 from pyrtmp.aio.server import Server
-from pyrtmp.errors import PeerError, RefusedError, RtmpError
+from pyrtmp.errors import PeerError, RedirectedError, RefusedError, RtmpError
 from pyrtmp.hooks import Hooks, Request
 from pyrtmp.message import Message
 from pyrtmp.names import StreamKey
@@ -19,6 +19,7 @@ __all__ = [
     "Limits",
     "Message",
     "PeerError",
+    "RedirectedError",
     "RefusedError",
     "Request",
     "RtmpError",

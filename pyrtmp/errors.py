@@ -17,6 +17,8 @@
   * ``RefusedError``: a request that was understood and turned down (publish of a taken name, play of an unknown
     stream).  The connection may go on.
 
+    * ``RedirectedError``: another server answers it.
+
 Any other exception out of a protocol module is a bug.
 """
 
@@ -101,3 +103,20 @@ class RefusedError(RtmpError):
         self.reason = reason
         self.detail = detail
         self.status = status
+
+
+class RedirectedError(RefusedError):
+    """A player is to ask elsewhere: at ``url``, printable ASCII, an RTMP or an HTTP one.
+
+    HTTP answers 307 with it.  RTMP has no word of its own for it; players are told as SRS does, few of them obey.
+    """
+
+    def __init__(self, url: str, *, reason: str = "sent_elsewhere") -> None:
+        super().__init__("NetConnection.Connect.Rejected", "RTMP 302 Redirect", reason=reason)
+        self.url = url
+
+    @property
+    def information(self) -> dict[str, object]:
+        """What goes into the status: ``redirect`` is a tcUrl, ``redirect2`` the whole URL."""
+        tc_url = self.url.partition("?")[0].rpartition("/")[0]
+        return {"ex": {"code": 302, "redirect": tc_url, "redirect2": self.url}}

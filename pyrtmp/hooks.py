@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from pyrtmp.names import StreamKey
 
@@ -24,12 +24,18 @@ class Request:
     query: str
     """What followed ``?`` in the stream name or, without that, in the application name or the URL."""
     parameters: dict[str, Any] = field(default_factory=dict)
-    """RTMP: the command object of connect.  HTTP: the request's headers."""
+    """RTMP: the command object of connect; for publish and play the ``DESCRIPTIONS`` in it, cut to
+    ``DESCRIPTION_CHARS``.  HTTP: the request's headers."""
 
 
-Hook = Callable[[Request], Awaitable[None] | None]
-"""Returns to allow; raises ``RefusedError`` with the status code to answer to refuse.  May be ``async``: only the
-client that asks waits.  Any other exception refuses, and is logged."""
+DESCRIPTIONS: Final = ("tcUrl", "pageUrl", "swfUrl", "flashVer")
+DESCRIPTION_CHARS: Final = 1024
+
+Hook = Callable[[Request], Awaitable[StreamKey | None] | StreamKey | None]
+"""Returns to allow, for publish and play maybe with another stream to publish or play in place of the one asked for, a
+valid name (``pyrtmp.names``); raises ``RefusedError`` with the status code to answer to refuse, ``RedirectedError`` to
+send a player elsewhere.  May be ``async``: only the client that asks waits.  Any other exception refuses, and is
+logged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@
     HTTP-FLV ------------|                 first rule that    |-- stream key       each: allowed, refused,
     HLS playlist, segment|--> Gate --> Policy --names it ---->|-- signed URL              or no opinion
     API -----------------'    (log, metrics)   checks in turn |-- token (JWT)
+                                                              |-- callback to a back end
                                                               '-- hook of the embedding program
 
 ``asking`` is the question and the answer; ``rules`` reads what operators write; ``policy`` decides; each check has a

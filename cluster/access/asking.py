@@ -106,6 +106,8 @@ class Verdict:
     """Unix time at which the answer ends; 0: it is for this one question."""
     error: Exception | None = None
     """What a hook raised, which goes to the client in place of our own words."""
+    instead: StreamKey | None = None
+    """What it may publish or play in place of what it asked for."""
 
 
 ALLOWED: Final = Verdict(True)

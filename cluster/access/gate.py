@@ -16,6 +16,7 @@ from cluster.access.signed import SignedCheck
 from cluster.access.throttle import Throttle
 from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Hook, Hooks, Request
+from pyrtmp.names import StreamKey
 
 if TYPE_CHECKING:
     from cluster.access.jwks import Jwks
@@ -33,7 +34,7 @@ class Gate:
     """Decides for one process.
 
     ``hooks`` are the embedding program's: ``hook`` in a rule asks them, and they decide what no rule names.  ``more``
-    holds further checks by name.
+    holds further checks by name; ``callback``, if it is there, is asked about everything while there are no rules.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Gate:
         self._settings = settings
         self._policy = self._build(settings)
 
-    def configure(self, settings: AccessSettings) -> None:
-        """Decide by other settings from now on; whoever is in stays."""
-        if settings != self._settings:
+    def configure(self, settings: AccessSettings, *, more: Mapping[str, Check] | None = None) -> None:
+        """Decide by other settings from now on, and other checks where ``more`` is given; whoever is in stays."""
+        more = self._more if more is None else dict(more)
+        if settings != self._settings or more != self._more:
             self._settings = settings
+            self._more = more
             self._throttle.per_minute = settings.failures_per_minute
             if self._jwks is not None:
                 self._retired.append(self._jwks)
@@ -93,9 +96,13 @@ class Gate:
             )
             checks["token"] = TokenCheck(rules, keys, self._jwks)
         default = address_check(settings.default)
+        callback = None if settings.rules else self._more.get("callback")
 
         def by_default(asked: Asked) -> Answer | Awaitable[Answer]:
-            return default(asked) if self._hook(asked) is None else self._ask_hook(asked)
+            if self._hook(asked) is not None:
+                return self._ask_hook(asked)
+            answer = None if callback is None else callback(asked)
+            return default(asked) if answer is None else answer
 
         return Policy(
             [Rule.parse(each) for each in settings.rules], checks, by_default, throttle=self._throttle,
@@ -106,26 +113,23 @@ class Gate:
 
     def hooks(self) -> Hooks:
         """What an RTMP server and a viewers' site ask; where everything is open they are not made to ask."""
-        if not self._settings.rules and self._settings.default == "allow":
+        if not self._settings.rules and self._settings.default == "allow" and "callback" not in self._more:
             return self._hooks
         return replace(self._hooks, on_publish=self._on_publish, on_play=self._on_play)
 
-    def _on_publish(self, request: Request) -> Awaitable[None] | None:
+    def _on_publish(self, request: Request) -> Awaitable[StreamKey | None] | StreamKey | None:
         return self._admit(Action.PUBLISH, request)
 
-    def _on_play(self, request: Request) -> Awaitable[None] | None:
+    def _on_play(self, request: Request) -> Awaitable[StreamKey | None] | StreamKey | None:
         return self._admit(Action.PLAY, request)
 
-    def _admit(self, action: Action, request: Request) -> Awaitable[None] | None:
+    def _admit(self, action: Action, request: Request) -> Awaitable[StreamKey | None] | StreamKey | None:
         asked = Asked(
             action, request.key, request.address, Credentials.read(request.query, _authorization(request)),
             self._now(), request,
         )
         verdict = self._policy.decide(asked)
-        if isinstance(verdict, Verdict):
-            _obey(asked, verdict)
-            return None
-        return _obey_later(asked, verdict)
+        return _obey(asked, verdict) if isinstance(verdict, Verdict) else _obey_later(asked, verdict)
 
     # The API's side
 
@@ -156,21 +160,25 @@ class Gate:
             answer = hook(asked.request)
         except RefusedError as error:
             return Verdict(False, error.reason or "hook", error=error)
-        return _HOOK_ALLOWS if answer is None else _await_hook(answer)
+        return _allows(answer) if answer is None or isinstance(answer, StreamKey) else _await_hook(answer)
 
 
-async def _await_hook(answer: Awaitable[None]) -> Verdict:
+async def _await_hook(answer: Awaitable[StreamKey | None]) -> Verdict:
     try:
-        await answer
+        return _allows(await answer)
     except RefusedError as error:
         return Verdict(False, error.reason or "hook", error=error)
-    return _HOOK_ALLOWS
 
 
-def _obey(asked: Asked, verdict: Verdict) -> None:
-    """Raises ``RefusedError`` with what the client is told and, for log and metrics, why."""
+def _allows(instead: StreamKey | None) -> Verdict:
+    return _HOOK_ALLOWS if instead is None else replace(_HOOK_ALLOWS, instead=instead)
+
+
+def _obey(asked: Asked, verdict: Verdict) -> StreamKey | None:
+    """What it may have instead.  Raises ``RefusedError`` with what the client is told and, for log and metrics, why.
+    """
     if verdict.allowed:
-        return
+        return verdict.instead
     if isinstance(verdict.error, RefusedError):
         raise verdict.error
     raise RefusedError(
@@ -178,8 +186,8 @@ def _obey(asked: Asked, verdict: Verdict) -> None:
     )
 
 
-async def _obey_later(asked: Asked, verdict: Awaitable[Verdict]) -> None:
-    _obey(asked, await verdict)
+async def _obey_later(asked: Asked, verdict: Awaitable[Verdict]) -> StreamKey | None:
+    return _obey(asked, await verdict)
 
 
 def http_status(asked: Asked, verdict: Verdict) -> int:

@@ -21,7 +21,7 @@ from cluster.access.asking import Action
 from cluster.access.patterns import matches, pattern
 from pyrtmp.networks import parse_network
 
-CHECKS: Final = ("key", "signed", "token", "hook")
+CHECKS: Final = ("key", "signed", "token", "hook", "callback")
 """By name; ``allow``, ``deny`` and both with ``:`` and an address or network are checks, too."""
 
 

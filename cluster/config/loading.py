@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from cluster.config.errors import ConfigError, Problem
 from cluster.config.options import Option, options
-from cluster.config.settings import Config
+from cluster.config.settings import CALLBACK_EVENTS, Config
 from cluster.config.sources import Layer, read_credentials, read_environment, read_file, read_overrides
 
 
@@ -116,6 +116,7 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...]
         if values[secret] is not None and values[f"{secret}_file"] is not None:
             yield (f"{secret}_file", secret), f"{secret} is set as well; only one of them may be"
     yield from _loose_ends(values)
+    yield from _callbacks(values)
     if not values["api.listen"].is_loopback and values["api.token"] is None and values["api.token_file"] is None:
         yield (
             ("api.listen", "api.token", "api.token_file"),
@@ -129,6 +130,7 @@ _MATERIAL = {
     "signed": ("access.signed_secret", "access.signed_secret_file"),
     "token": ("access.token_secret", "access.token_secret_file", "access.token_key", "access.token_key_file",
               "access.token_jwks"),
+    "callback": ("callbacks.url", "callbacks.on_publish", "callbacks.on_play"),
 }  # fmt: skip
 
 
@@ -140,9 +142,37 @@ def _loose_ends(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], st
         present = [name for name in names if values[name]]
         if check in asked and not present:
             yield ("access.rules", *names), f'a rule asks for "{check}", but there is no {names[0]}'
-        # pyrtmp secret url needs no rule to sign for other nodes.
-        if present and check not in asked and check != "signed":
+        # pyrtmp secret url needs no rule to sign for other nodes; callbacks need none to be asked, nor to be told.
+        if present and check not in asked and check not in ("signed", "callback"):
             yield (*present, "access.rules"), f'no rule of access.rules asks for "{check}", so this protects nothing'
+
+
+# What each dialect has no words for.
+_SPEECHLESS = {
+    "srs": ("done",),
+    "nginx-rtmp": ("hls",),
+    "mediamtx": ("connect", "unpublish", "stop", "done", "hls"),
+}
+
+
+def _callbacks(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    dialect = values["callbacks.dialect"]
+    for event in _SPEECHLESS[dialect]:
+        if values[f"callbacks.on_{event}"]:
+            yield (f"callbacks.on_{event}", "callbacks.dialect"), f'"{dialect}" has no on_{event}'
+    asked = {check for text in values["access.rules"] for check in text.split()[2:]}
+    for name in ("callbacks.on_publish", "callbacks.on_play"):
+        if values[name] and values["access.rules"] and "callback" not in asked:
+            yield (name, "access.rules"), 'no rule of access.rules asks for "callback", so this protects nothing'
+    used = [f"callbacks.{key}" for key in ("url", *(f"on_{each}" for each in CALLBACK_EVENTS)) if
+            values[f"callbacks.{key}"]]  # fmt: skip
+    deadline, patience = values["callbacks.deadline_seconds"], values["timeouts.request"]
+    if used and deadline >= patience:
+        yield (
+            ("callbacks.deadline_seconds", "timeouts.request", *used),
+            f"a client that waits for its answer is closed after timeouts.request ({patience:g} s), which "
+            f"callbacks.deadline_seconds ({deadline:g}) has to be shorter than",
+        )
 
 
 def _read_secret(option: Option, path: Path) -> SecretStr:

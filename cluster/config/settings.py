@@ -30,6 +30,8 @@ from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
 
 MAX_WORKERS: Final = 256
 MAX_APP_BYTES: Final = 1024
+CALLBACK_EVENTS: Final = ("connect", "publish", "play", "unpublish", "stop", "done", "hls")
+"""Each ``on_...`` of ``CallbackSettings``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,8 +344,9 @@ class AccessSettings:
     rules: Rules = ()
     """Rules such as "publish live/* key" or "play * allow:10.0.0.0/8 signed token": actions, with commas (publish,
     play, api-read, api-write; * is publish,play), a pattern of app/name (* within one part, ** across parts, * alone
-    for all), then checks (key, signed, token, hook, allow, deny, allow:NETWORK, deny:NETWORK).  The first rule that
-    names action and stream counts; of its checks the first with an opinion decides; when none has, it is refused."""
+    for all), then checks (key, signed, token, callback, hook, allow, deny, allow:NETWORK, deny:NETWORK).  The first
+    rule that names action and stream counts; of its checks the first with an opinion decides; when none has, it is
+    refused."""
 
     default: Literal["allow", "deny"] = "allow"
     """Whether somebody may publish or play what no rule names.  For the API it is api.token that decides then."""
@@ -407,6 +410,73 @@ class AccessSettings:
     def has_token_keys(self) -> bool:
         """Whether there is something to verify tokens with."""
         return not (self.token_secret is None and self.token_key is None and self.token_jwks is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackSettings:
+    """A back end that is asked who may connect, publish and play, and told what has ended.  Without access.rules it is
+    asked about everybody; with rules, where they name the check callback."""
+
+    dialect: Literal["srs", "nginx-rtmp", "mediamtx"] = "srs"
+    """In whose words: JSON as SRS has it (http_hooks), forms as nginx-rtmp (notify), or JSON as MediaMTX (authMethod
+    http), which only asks."""
+
+    url: Annotated[str, AfterValidator(_http_url)] | None = None
+    """URL for everything that the dialect knows and that has no URL of its own below.  Nothing else is ever asked:
+    redirects are not followed."""
+
+    on_connect: Annotated[str, AfterValidator(_http_url)] | None = None
+    """URL asked whether an RTMP client may connect (SRS, nginx-rtmp)."""
+
+    on_publish: Annotated[str, AfterValidator(_http_url)] | None = None
+    """URL asked whether it may publish."""
+
+    on_play: Annotated[str, AfterValidator(_http_url)] | None = None
+    """URL asked whether it may play; once for an HLS player that goes on asking for the same stream with the same
+    credentials."""
+
+    on_unpublish: Annotated[str, AfterValidator(_http_url)] | None = None
+    """URL told that a publisher has ended (SRS; on_publish_done of nginx-rtmp)."""
+
+    on_stop: Annotated[str, AfterValidator(_http_url)] | None = None
+    """URL told that a player has gone (SRS; on_play_done of nginx-rtmp)."""
+
+    on_done: Annotated[str, AfterValidator(_http_url)] | None = None
+    """URL told of either (nginx-rtmp)."""
+
+    on_hls: Annotated[str, AfterValidator(_http_url)] | None = None
+    """URL told of every HLS segment that is made here (SRS)."""
+
+    deadline_seconds: float = 5.0
+    """How long one question may take, waiting for its turn included, or one try of a notification.  Has to be shorter
+    than timeouts.request."""
+
+    concurrency: int = 32
+    """Questions that each worker process asks at once; eight times as many wait, and more count as failed."""
+
+    on_failure: Literal["refuse", "allow"] = "refuse"
+    """What becomes of a client about which the back end gave no answer of use."""
+
+    retries: int = 3
+    """How often a notification that was not accepted is sent again."""
+
+    secret: Annotated[SecretStr, AfterValidator(_hmac_secret)] | None = None
+    """Secret that requests are signed with: X-Pyrtmp-Signature is "sha256=" and the HMAC-SHA256, in hexadecimal, of
+    X-Pyrtmp-Timestamp (Unix time), a dot and the body."""
+
+    secret_file: Annotated[str, Field(min_length=1)] | None = None
+    """File that holds it, relative to the configuration file; in place of secret."""
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Where to, by event; also for those that the dialect has no words for."""
+        found = {event: getattr(self, f"on_{event}", None) or self.url for event in (*CALLBACK_EVENTS, "api")}
+        return {event: url for event, url in found.items() if url}
+
+    @property
+    def signing_secret(self) -> str:
+        """The secret, or ""."""
+        return "" if self.secret is None else self.secret.get_secret_value()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -504,6 +574,7 @@ class Config:
     http: HttpSettings = field(default_factory=HttpSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
+    callbacks: CallbackSettings = field(default_factory=CallbackSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     forward: ForwardSettings = field(default_factory=ForwardSettings)
     registry: RegistrySettings = field(default_factory=RegistrySettings)
@@ -523,6 +594,9 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "edge.linger_seconds": (0, 3600),
     "access.failures_per_minute": (0, 100_000),
     "access.remember_seconds": (0, 60),
+    "callbacks.deadline_seconds": (0.1, 60),
+    "callbacks.concurrency": (1, 1000),
+    "callbacks.retries": (0, 20),
     "registry.lease_seconds": (1, 3600),
     "egress.min_delay_ms": (0, 10_000),
     "egress.max_delay_ms": (0, 10_000),

@@ -93,7 +93,7 @@ def ask(stream: Stream, node: str) -> dict[str, str]:
     publisher = stream.publisher
     request, tc_url = None, ""
     if isinstance(publisher, Connection):
-        request, tc_url = publisher.publishing.request(stream), publisher.tc_url
+        request, tc_url = publisher.publishing.request(stream), publisher.descriptions.get("tcUrl", "")
     return {
         "action": "on_forward",
         "server_id": node,

@@ -14,14 +14,14 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from pyrtmp import proxy
 from pyrtmp.aio.playing import Playing
 from pyrtmp.aio.publishing import Publishing
 from pyrtmp.aio.sockets import GATHERED_BYTES, acknowledge_at_once, report_from, set_keepalive
 from pyrtmp.errors import PeerError, RefusedError
-from pyrtmp.hooks import Hook, Request
+from pyrtmp.hooks import DESCRIPTION_CHARS, DESCRIPTIONS, Hook, Request
 from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.message import DATA_AMF0, Message
 from pyrtmp.names import StreamKey
@@ -61,8 +61,8 @@ bytes of the smallest messages takes seconds."""
 CLOSE_SECONDS: Final = 2.0
 """How long the last answers of a closing connection may take to get out."""
 
-TC_URL_CHARS: Final = 1024
-"""So much is kept of a tcUrl."""
+_Then: TypeAlias = Callable[[RefusedError | None, StreamKey | None], None]
+"""Goes on with what a hook said."""
 
 
 class Connection(asyncio.Protocol):
@@ -79,6 +79,7 @@ class Connection(asyncio.Protocol):
         "agent",
         "app",
         "closing",
+        "descriptions",
         "id",
         "kin",
         "playing",
@@ -90,7 +91,6 @@ class Connection(asyncio.Protocol):
         "server",
         "session",
         "since",
-        "tc_url",
         "transport",
     )
 
@@ -113,8 +113,8 @@ class Connection(asyncio.Protocol):
         """It said that it may be asked to reconnect."""
         self.app = ""
         self.query = ""
-        self.tc_url = ""
-        """As the client sent it, cut to ``TC_URL_CHARS``."""
+        self.descriptions: dict[str, Any] = {}
+        """See ``Request.parameters``."""
         self.since = self._since = monotonic()
         self._connected = False
         self._header: bytearray | None = bytearray() if proxied else None
@@ -333,7 +333,10 @@ class Connection(asyncio.Protocol):
 
     def _on_connect(self, event: ConnectAsked) -> None:
         self.app, self.query = event.app, event.query
-        self.tc_url = event.tc_url[:TC_URL_CHARS]
+        texts = {"tcUrl": event.tc_url} | {name: event.parameters.get(name) for name in DESCRIPTIONS[1:]}
+        self.descriptions = {
+            name: text[:DESCRIPTION_CHARS] for name, text in texts.items() if text and isinstance(text, str)
+        }
         self.agent = str(event.parameters.get("flashVer", ""))[:128]
         self.kin = Kin.read(event.parameters)
         abilities = event.parameters.get("capsEx")
@@ -349,14 +352,16 @@ class Connection(asyncio.Protocol):
         key = _key(event.name)
         request = self._request(key, event.query)
         self._decide(
-            self.server.hooks.on_publish, request, lambda refusal: self.publishing.start(event, request, key, refusal)
+            self.server.hooks.on_publish, request,
+            lambda refusal, instead: self.publishing.start(event, request, instead or key, refusal),
         )
 
     def _on_play(self, event: PlayAsked) -> None:
         key = _key(event.name)
         request = self._request(key, event.query)
         self._decide(
-            self.server.hooks.on_play, request, lambda refusal: self.playing.start(event, request, key, refusal)
+            self.server.hooks.on_play, request,
+            lambda refusal, instead: self.playing.start(event, request, instead or key, refusal),
         )
 
     def _on_unpublished(self, event: Unpublished) -> None:
@@ -396,37 +401,38 @@ class Connection(asyncio.Protocol):
     }
 
     def _request(self, key: StreamKey, query: str) -> Request:
-        return Request(self.id, self.address, self.protocol, self.app, key, query or self.query)
+        return Request(self.id, self.address, self.protocol, self.app, key, query or self.query, self.descriptions)
 
     # Decisions: hooks may take their time, everybody else goes on
 
-    def _decide(self, hook: Hook | None, request: Request, then: Callable[[RefusedError | None], None]) -> None:
+    def _decide(self, hook: Hook | None, request: Request, then: _Then) -> None:
         refusal: RefusedError | None = None
-        answer: Awaitable[None] | None = None
+        answer: Awaitable[StreamKey | None] | StreamKey | None = None
         if hook is not None:
             try:
                 answer = hook(request)
             except Exception as error:
                 refusal = self._refusal(error)
-        if answer is None:
-            then(refusal)
+        if answer is None or isinstance(answer, StreamKey):
+            then(refusal, answer)
             return
         self.hold()
         self._since = monotonic()
         self._task = asyncio.get_running_loop().create_task(self._await_hook(answer, then))
 
-    async def _await_hook(self, answer: Awaitable[None], then: Callable[[RefusedError | None], None]) -> None:
+    async def _await_hook(self, answer: Awaitable[StreamKey | None], then: _Then) -> None:
         refusal: RefusedError | None = None
+        instead: StreamKey | None = None
         try:
-            await answer
+            instead = await answer
         except Exception as error:
             refusal = self._refusal(error)
         self._task = None
         if not self.closing:
-            self.guard(lambda: self._decided(then, refusal))
+            self.guard(lambda: self._decided(then, refusal, instead))
 
-    def _decided(self, then: Callable[[RefusedError | None], None], refusal: RefusedError | None) -> None:
-        then(refusal)
+    def _decided(self, then: _Then, refusal: RefusedError | None, instead: StreamKey | None) -> None:
+        then(refusal, instead)
         self.go_on()
 
     def _refusal(self, error: Exception) -> RefusedError:
@@ -451,7 +457,7 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         self.flush()
 
-    def _connect(self, refusal: RefusedError | None) -> None:
+    def _connect(self, refusal: RefusedError | None, instead: StreamKey | None = None) -> None:
         self._since = monotonic()
         if refusal is None:
             self.session.accept_connect()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pyrtmp import control
 from pyrtmp.aio.sockets import bound_unsent
 from pyrtmp.aio.viewers import KernelViewer, TransportViewer
-from pyrtmp.errors import RefusedError
+from pyrtmp.errors import RedirectedError, RefusedError
 from pyrtmp.forms import PLAY_MSID, RtmpForm
 from pyrtmp.hooks import Request
 from pyrtmp.names import StreamKey
@@ -93,7 +93,8 @@ class Playing:
                 raise RefusedError("NetStream.Play.StreamNotFound", f"{event.name} is not published.")
             stream = hub.open(key, now, request.query)
         except RefusedError as error:
-            connection.session.refuse_play(event.msid, error.code, str(error))
+            more = error.information if isinstance(error, RedirectedError) else None
+            connection.session.refuse_play(event.msid, error.code, str(error), more=more)
             connection.refused("play", event.name, error)
             return
         play = self._plays[event.msid] = _Play(event, stream, request, now)

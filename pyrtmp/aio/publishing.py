@@ -118,7 +118,7 @@ class Publishing:
         connection.session.accept_publish(event.msid)
         server.counters.publishes += 1
         server.journal.info(
-            "publish", conn=connection.id, address=connection.address, stream=event.name, agent=connection.agent
+            "publish", conn=connection.id, address=connection.address, stream=str(key), agent=connection.agent
         )
 
     def _refuse(self, event: PublishAsked, refusal: RefusedError) -> None:

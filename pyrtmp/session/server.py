@@ -150,10 +150,10 @@ class ServerSession(Session):
         """The stream is not there yet; ``accept_play`` or ``refuse_play`` follows later, other commands go on."""
         self._move(msid, "defer_play")
 
-    def refuse_play(self, msid: int, code: str, description: str) -> None:
-        """Answer play with an error status."""
+    def refuse_play(self, msid: int, code: str, description: str, *, more: Mapping[str, Any] | None = None) -> None:
+        """Answer play with an error status; ``more`` goes into its information."""
         self._move(msid, "refuse_play")
-        self.status(msid, code, description, level="error")
+        self.status(msid, code, description, level="error", more=more)
 
     def end_play(self, msid: int) -> None:
         """The stream is over: StreamEOF, ``NetStream.Play.UnpublishNotify``, ``NetStream.Play.Stop``."""

@@ -573,6 +573,37 @@ def test_access(overrides: list[str], key: str, reason: str) -> None:
     assert problem.key == key and reason in problem.reason
 
 
+# Callbacks
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "reason"),
+    [
+        (["callbacks.dialect=wowza"], "callbacks.dialect", "should be 'srs', 'nginx-rtmp' or 'mediamtx'"),
+        (["callbacks.url=ftp://h/x"], "callbacks.url", "should begin with http:// or https://"),
+        (["callbacks.on_play=http://user:password@h/x"], "callbacks.on_play", "neither a user and password"),
+        (["callbacks.on_done=http://h/x"], "callbacks.on_done", '"srs" has no on_done'),
+        (["callbacks.dialect=nginx-rtmp", "callbacks.on_hls=http://h/x"], "callbacks.on_hls", "has no on_hls"),
+        (["callbacks.dialect=mediamtx", "callbacks.on_stop=http://h/x"], "callbacks.on_stop", "has no on_stop"),
+        (["callbacks.deadline_seconds=15", "callbacks.url=http://h/x"], "callbacks.deadline_seconds", "closed after"),
+        (["callbacks.secret=short"], "callbacks.secret", "should be 32 or more"),
+        (["access.rules=play * callback"], "access.rules", 'asks for "callback", but there is no callbacks.url'),
+        (["access.rules=play * allow", "callbacks.on_publish=http://h/x"], "callbacks.on_publish", "protects nothing"),
+    ],
+)  # fmt: skip
+def test_callbacks(overrides: list[str], key: str, reason: str) -> None:
+    (problem,) = problems(None, tuple(overrides))
+    assert problem.key == key and reason in problem.reason
+    assert "password@" not in str(problem)
+
+
+def test_where_callbacks_go() -> None:
+    callbacks = load(None, ["callbacks.url=http://h/all", "callbacks.on_play=http://h/play"], {}).callbacks
+    assert {callbacks.urls[each] for each in ("connect", "publish", "hls", "api")} == {"http://h/all"}
+    assert callbacks.urls["play"] == "http://h/play"
+    assert Config().callbacks.urls == {}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -656,8 +687,8 @@ def test_what_follows_at_once_and_what_waits() -> None:
 def test_every_option_either_waits_or_follows() -> None:
     sections = {name.partition(".")[0] for name in options() if name not in RESTART}
     assert sections == {
-        "node", "rtmp", "http", "api", "access", "edge", "forward", "egress", "limits", "timeouts", "stream", "hls",
-        "log",
+        "node", "rtmp", "http", "api", "access", "callbacks", "edge", "forward", "egress", "limits", "timeouts",
+        "stream", "hls", "log",
     }
     assert set(options()) >= RESTART
     assert {name for name in options() if name.startswith(("node.", "rtmp.")) and name not in RESTART} == {

@@ -19,8 +19,9 @@ from hls.http import CONTENT_SECURITY_POLICY, ViewerSite, _matches
 from hls.live import Reply
 from hls.settings import HlsSettings
 from pyrtmp.aio.server import Server
-from pyrtmp.errors import RefusedError
+from pyrtmp.errors import RedirectedError, RefusedError
 from pyrtmp.hooks import Hooks
+from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings
 
 NOT_STREAMS = [
@@ -154,6 +155,26 @@ async def test_the_hook_refuses_hls(make_bench: Any) -> None:
         assert (answer.status, answer.body) == (403, b"NetStream.Play.Failed: no\n")
     assert asked[0] == ("hls", "live/cam", "t=%41", "x")
     assert len(asked) == 3
+
+
+async def test_the_hook_has_another_stream_played_and_sends_elsewhere(packaged: Any) -> None:
+    def on_play(request: Any) -> StreamKey:
+        if request.key.name == "far":
+            raise RedirectedError("https://192.0.2.1/live/far.m3u8?a=1")
+        if request.key.name == "rtmp":
+            raise RedirectedError("rtmp://192.0.2.1/live/far")
+        return StreamKey("live", "cam")
+
+    packaged.server.hooks = Hooks(on_play=on_play)
+    for path in ("/live/far.m3u8", "/live/far/1.ts", "/live/far.flv"):
+        answer = await packaged.get(path)
+        assert (answer.status, answer.headers["location"]) == (307, "https://192.0.2.1/live/far.m3u8?a=1")
+    assert (await packaged.get("/live/rtmp.m3u8")).status == 403
+    answer = await packaged.get("/live/alias.m3u8")
+    assert answer.status == 200
+    segments = [line for line in answer.body.decode().splitlines() if not line.startswith("#")]
+    assert segments[0].startswith("alias/")
+    assert (await packaged.get(f"/live/{segments[0]}")).status == 200
 
 
 async def test_a_large_body_is_not_torn(bench: Any, kit: Any) -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyrtmp import Hooks, RefusedError, Request, StreamSettings, control
-from pyrtmp.message import Message
+from pyrtmp import Hooks, RedirectedError, RefusedError, Request, StreamKey, StreamSettings, amf, control
+from pyrtmp.message import COMMAND_AMF0, Message
 from tests.pyrtmp.aio.net import Net, eventually, frame, journal
 
 NOT_FOUND = "NetStream.Play.StreamNotFound"
@@ -97,7 +97,6 @@ async def test_many_plays_at_once_need_no_stack(net: Net) -> None:
     player = await net.peer(server)
     await player.connect()
     await player.command("createStream", transaction=2)
-    from pyrtmp import amf
     from pyrtmp.chunk import encode
 
     play = b"".join(encode(Message(20, 0, 1, amf.encode0("play", 0, None, "cam", -2.0)), 3, chunk_size=128))
@@ -117,3 +116,30 @@ async def test_a_hook_may_refuse_to_play(net: Net, error: Exception) -> None:
     await player.play()
     await player.until_code("NetStream.Play.Failed" if isinstance(error, RefusedError) else "NetStream.Failed")
     assert len(server.clients) == 2
+
+
+async def test_a_hook_may_have_another_stream_played(net: Net) -> None:
+    server = await net.server(hooks=Hooks(on_play=lambda request: StreamKey("live", "cam")))
+    publisher = await net.publisher(server)
+    await publisher.write(frame(0, key=True))
+    player = await net.peer(server)
+    await player.play("alias")
+    await player.until(lambda: player.numbers() == [0])
+
+
+async def test_a_hook_may_send_a_player_elsewhere(net: Net) -> None:
+    """In the words of SRS: the code of a refused connection, and where to go in ``ex``."""
+
+    def elsewhere(request: Request) -> None:
+        raise RedirectedError("rtmp://192.0.2.1:1936/app/name?token=a/b")
+
+    server = await net.server(hooks=Hooks(on_play=elsewhere))
+    player = await net.peer(server)
+    await player.play()
+    await player.until_code("NetConnection.Connect.Rejected")
+    status = [amf.decode0(each.payload) for each in player.messages if each.type == COMMAND_AMF0][-1]
+    (info,) = status[3:]
+    assert info["ex"] == {
+        "code": 302, "redirect": "rtmp://192.0.2.1:1936/app", "redirect2": "rtmp://192.0.2.1:1936/app/name?token=a/b"
+    }  # fmt: skip
+    assert server.counters.refused["sent_elsewhere"] == 1

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pyrtmp import Hooks, RefusedError, Request, Server, StreamKey, StreamSettings, Timeouts, control
+from pyrtmp import Client, Hooks, RefusedError, Request, Server, StreamKey, StreamSettings, Timeouts, control
 from pyrtmp.aio.publishing import yields
+from pyrtmp.hooks import DESCRIPTION_CHARS
 from pyrtmp.stream import Stream
 from tests.pyrtmp.aio.net import Net, Peer, eventually, frame, journal
 
@@ -168,6 +169,34 @@ async def test_a_hook_may_refuse(net: Net, kind: str) -> None:
     with pytest.raises(AssertionError, match=r"NetStream\.Publish\.Denied"):
         await peer.publish("cam?token=x")
     assert asked[0].key == ("live", "cam") and asked[0].query == "token=x"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_hook_may_have_it_published_under_another_name(net: Net, kind: str) -> None:
+    def rename(request: Request) -> StreamKey:
+        return StreamKey("other", "name")
+
+    async def rename_later(request: Request) -> StreamKey:
+        await asyncio.sleep(0)
+        return rename(request)
+
+    done: list[Request] = []
+    hook = rename if kind == "sync" else rename_later
+    server = await net.server(hooks=Hooks(on_publish=hook, on_publish_done=done.append))
+    peer = await net.publisher(server)
+    assert [stream.key for stream in server.hub.live()] == [("other", "name")]
+    peer.reset()
+    await eventually(lambda: done)
+    assert done[0].key == ("live", "cam")
+
+
+async def test_what_a_client_said_when_it_connected_is_known_later(net: Net) -> None:
+    asked: list[Request] = []
+    server = await net.server(hooks=Hooks(on_publish=asked.append))
+    said = {"pageUrl": "p" * 5000, "flashVer": 7.0, "swfUrl": "", "tcUrl": "rtmp://name/live", "other": "x"}
+    async with await Client.connect(f"rtmp://127.0.0.1:{server.addresses[0][1]}/live/cam", **said) as client:
+        await client.publish()
+    assert asked[0].parameters == {"tcUrl": "rtmp://name/live", "pageUrl": "p" * DESCRIPTION_CHARS}
 
 
 @pytest.mark.parametrize("hook", ["on_connect", "on_publish"])
