@@ -429,6 +429,7 @@ def _stream(stream: StreamFacts) -> dict[str, Any]:
         "recv_kbps": stream.kbps_in,
         "fps": stream.fps,
         "gop_ms": stream.gop_ms,
+        "behind_seconds": stream.behind,
         "viewers": {"total": stream.total_viewers, **stream.viewers},
         "waiting": stream.waiting,
         "health": health(stream),

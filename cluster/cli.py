@@ -156,7 +156,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     from cluster.node import serve
     from cluster.opening import StartError
 
-    logs.configure(level=config.log.level, format=config.log.format)
+    if config.log.file is not None:
+        try:
+            open(config.log.file, "a").close()
+        except OSError as error:
+            _complain(f"log.file: {config.log.file}: {error.strerror}")
+            return WRONG
+    logs.configure(level=config.log.level, format=config.log.format, file=config.log.file)
     try:
         serve(
             config,

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import structlog
 
+from cluster import logs
 from cluster.access.gate import Gate
 from cluster.callbacks.callbacks import Callbacks
 from cluster.callbacks.events import Segment
@@ -32,6 +33,7 @@ from cluster.forward.push import ForwardFacts
 from cluster.forward.target import Target, parse_target
 from cluster.handover import Handover, has_others, nodes
 from cluster.memory import LOOK_SECONDS, Trimmer
+from cluster.paths import Paths
 from cluster.reports import Numbers, Traffic
 from cluster.stress import Lag, Load, stress
 from hls.http import Elsewhere, ViewerSite
@@ -120,6 +122,7 @@ class Engine:
         self._site: ViewerSite | None = None
         self._load = Load()
         self._lag = Lag()
+        self._paths = Paths(self.server.clients)
         self._numbers = Numbers(worker=worker, pid=os.getpid())
         self._sampled = 0.0
         self._trimmer = Trimmer()
@@ -201,7 +204,7 @@ class Engine:
         self._load.sample(now)
         self._numbers = Numbers.take(
             self.server, self.site.hls, self.facts, worker=self.worker, cpu_share=self._load.share,
-            loop_lag=self._lag.seconds, traffic=self._traffic(),
+            loop_lag=self._lag.seconds, traffic=self._traffic(), paths=self._paths,
         )
 
     def _traffic(self) -> Traffic:
@@ -211,6 +214,7 @@ class Engine:
             forward_failures=sum(each.totals.failures for each in forwarders),
             pulls=0 if pulls is None else len(pulls),
             pull_changes=0 if pulls is None else pulls.changes,
+            pull_failures=0 if pulls is None else pulls.failures,
             nodes=sum(1 for _ in nodes(self.server)),
         )
 
@@ -388,7 +392,9 @@ class Engine:
         await self.callbacks.close()
 
     def _tick(self) -> None:
+        self._paths.sample()
         self.sample()
+        logs.tell_suppressed(monotonic())
         self._sampling = asyncio.get_running_loop().call_later(_SAMPLE_SECONDS, self._tick)
 
     def _trim(self) -> None:

@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any, Final, Protocol, TypeAlias
 
 from cluster.marks import Marks, mark
+from cluster.pace import LATE_SECONDS, Pace
 from cluster.vitals import Vitals, Watch
 from pyrtmp import media
 from pyrtmp.codecs import AudioInfo, VideoInfo
@@ -139,6 +140,8 @@ class StreamFacts:
     """Address of the node that it is fetched from, or ""."""
     pulled: bool = False
     """Whether this node fetches it from another one."""
+    behind: float = 0.0
+    """Seconds that what arrives is behind real time (``cluster.pace``)."""
     watchers: Marks = frozenset()
     """Marks of the HLS players: one may ask several processes."""
     metadata: Mapping[str, Plain] = field(default_factory=dict)
@@ -193,6 +196,10 @@ class Tally:
     """Kilobits per second that arrive, over ``LONG_SECONDS``."""
     kbps_out: float = 0.0
     """Kilobits per second that leave to viewers, over ``LONG_SECONDS``."""
+    behind: float = 0.0
+    """Seconds behind real time of the publisher that is furthest."""
+    late: int = 0
+    """Publishers that are more than ``LATE_SECONDS`` behind."""
 
 
 class Facts:
@@ -257,6 +264,10 @@ class Facts:
             kept.rates.add(now, stream.bytes_in, kept.bytes_out, stream.video_frames)
             if stream.held:
                 kept.watch.look(stream, now)
+                kept.pace.look(now, stream.time / 1000, stream.sessions)
+                if not stream.pulled:
+                    tally.behind = max(tally.behind, kept.pace.behind)
+                    tally.late += kept.pace.behind > LATE_SECONDS
             streams[stream.key] = kept
         self._streams = streams
         tally.kbps_in, tally.kbps_out = self._totals.kbps(now)
@@ -336,6 +347,7 @@ class Facts:
             worker=self._worker,
             pulled=stream.pulled and stream.live,
             upstream=self.upstream(stream.key) if stream.pulled and stream.live else "",
+            behind=round(history.pace.behind, 2) if stream.held else 0.0,
             watchers=history.watchers,
             vitals=history.watch.vitals() if stream.held else Vitals(),
         )
@@ -430,7 +442,8 @@ class _StreamHistory:
     """What is remembered of a stream between samples."""
 
     __slots__ = (
-        "_audio", "_video", "bytes_in", "bytes_out", "hls_bytes", "rates", "since", "stream", "watch", "watchers",
+        "_audio", "_video", "bytes_in", "bytes_out", "hls_bytes", "pace", "rates", "since", "stream", "watch",
+        "watchers",
     )  # fmt: skip
 
     def __init__(self, stream: Stream) -> None:
@@ -442,6 +455,7 @@ class _StreamHistory:
         self.hls_bytes = 0
         self.rates = _Rates()
         self.watch = Watch()
+        self.pace = Pace()
         self._video: tuple[bytes, VideoInfo | None] = (b"", None)
         self._audio: tuple[bytes, AudioInfo | None] = (b"", None)
 

@@ -1,12 +1,12 @@
-"""What a node logs: one line per event, to standard error, as text for people or JSON for collectors.
+"""What a node logs: one line per event, to standard error or a file, as text for people or JSON for collectors.
 
 An event is a constant name (``publish_started``) and fields.  Whoever handles a connection binds its id, on a logger
 (``log.bind(connection=7)``) or, for a task, with ``structlog.contextvars.bind_contextvars(connection=7)``.  Records of
 the standard ``logging`` module (this project's libraries, aiohttp, asyncio) come out in the same form.
 
 Fields may hold what a peer sent.  Nothing of it reaches the log raw: control characters, line ends, escape sequences
-and everything else that does not print are written as ``\\x1b`` and the like, and long values are cut.  ``FloodGate``
-bounds how many lines a peer can cause.
+and everything else that does not print are written as ``\\x1b`` and the like, and long values are cut.  Warnings that
+say whose ``address`` they are about are what strangers can cause at will: ``FloodGate`` bounds how many are written.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import json
 import logging
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TextIO
+from logging.handlers import WatchedFileHandler
+from time import monotonic
+from typing import Final, Literal, TextIO
 
 import structlog
 from structlog.types import EventDict, WrappedLogger
@@ -29,18 +30,28 @@ MAX_VALUE_CHARS = 256
 MAX_TRACE_CHARS = 8192
 """Longest traceback; its end is kept, since that names the error."""
 
+_TELL_SECONDS: Final = 10.0
+"""How often it is told what was suppressed."""
+
 
 def configure(
     *,
     level: str = "info",
     format: Literal["text", "json"] = "text",
+    file: str | None = None,
     stream: TextIO | None = None,
     worker: int | None = None,
 ) -> None:
-    """Send every event of this process to ``stream`` (standard error); ``worker`` is its number, if it is one.
+    """Send every event of this process to ``file`` or else to ``stream`` (standard error); ``worker`` is its number,
+    if it is one.
 
     Called at start, and again when settings change.
     """
+    handler: logging.Handler
+    if file is not None:
+        handler = _File(file, encoding="utf-8", errors="backslashreplace", delay=True)
+    else:
+        handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
 
     def name_worker(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         if worker is not None:
@@ -56,6 +67,7 @@ def configure(
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            stem_flood,
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -63,7 +75,6 @@ def configure(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
@@ -78,8 +89,28 @@ def configure(
     root = logging.getLogger()
     for earlier in [each for each in root.handlers if isinstance(each.formatter, structlog.stdlib.ProcessorFormatter)]:
         root.removeHandler(earlier)
+        if isinstance(earlier, logging.FileHandler):
+            earlier.close()
     root.addHandler(handler)
     root.setLevel(level.upper())
+
+
+class _File(WatchedFileHandler):
+    """A file that logrotate may move away at any time: the next line goes to a new one, without a signal.
+
+    Lines are written at the end of the file, one by one, so that all processes of a node may share it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; to standard error while there is no file to write to."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """The file could not be opened or written."""
+        print(self.format(record), file=sys.stderr)
 
 
 def bound_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -198,16 +229,32 @@ class FloodGate:
         return {event: number for event, number in counts.items() if number}
 
 
-def log_peer(
-    gate: FloodGate, write: Callable[..., object], event: str, *, address: str, now: float, **fields: object
-) -> None:
-    """``write(event, address=..., **fields)`` (a method such as ``log.warning``) as far as ``gate`` admits it."""
-    suppressed = gate.admit(event, address, now)
+_gate = FloodGate()
+"""Of this process."""
+_told = 0.0
+
+
+def stem_flood(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Drop a warning about a peer where there have been many like it; tell with the next one how many were dropped."""
+    address = event.get("address")
+    if method != "warning" or not isinstance(address, str):
+        return event
+    suppressed = _gate.admit(event["event"], address, monotonic())
     if suppressed is None:
-        return
+        raise structlog.DropEvent
     if suppressed:
-        fields["suppressed"] = suppressed
-    write(event, address=address, **fields)
+        event["suppressed"] = suppressed
+    return event
+
+
+def tell_suppressed(now: float) -> None:
+    """Say how many lines were dropped that no later line told of; called at every tick, does so now and then."""
+    global _told
+    if now - _told < _TELL_SECONDS:
+        return
+    _told = now
+    for event, lines in _gate.take_suppressed().items():
+        structlog.get_logger(__name__).warning("lines_suppressed", of=event, lines=lines)
 
 
 def _network(address: str) -> str:

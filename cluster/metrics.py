@@ -12,19 +12,33 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from cluster.facts import ALONE, PROTOCOLS
+from cluster.pace import LATE_SECONDS
+from cluster.paths import KINDS, RESENT_SHARE, ROUND_TRIP_SECONDS
 from cluster.reports import Numbers, cut, merge
+from pyrtmp.counters import FIRST_FRAME_SECONDS
+from pyrtmp.histogram import Histogram
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 ROLES: Final = ("publish", "play", "wait", "idle")
 FORWARD_STATES: Final = ("connecting", "live", "waiting")
+FAILURES: Final = ("refused", "not_found", "busy", "resources", "stall", "flood", "reset")
+"""See ``pyrtmp.aio.server.Server.viewer_failed``."""
 
 
 class Metrics:
@@ -60,6 +74,7 @@ class _Page(Collector):
         yield from _streams(numbers)
         yield from _totals(numbers)
         yield from _sending(numbers)
+        yield from _quality(numbers)
         yield _gauge("pyrtmp_hls_streams", "Streams that are being packaged for HLS.", numbers.now.hls_streams)
         yield _gauge("pyrtmp_hls_memory_bytes", "Memory that HLS segments take.", numbers.now.hls_bytes)
         yield from _nodes(numbers)
@@ -123,12 +138,53 @@ def _totals(numbers: Numbers) -> Iterator[Metric]:
 def _sending(numbers: Numbers) -> Iterator[Metric]:
     counters = numbers.counters
     yield _counter("pyrtmp_skips", "Times a slow viewer was moved to a newer key frame.", counters.skips)
+    yield _counter(
+        "pyrtmp_skipped_viewers", "Viewers that left and had been moved at least once.", counters.skipped_viewers
+    )
     yield _counter("pyrtmp_stalls", "Viewers let go because their socket took nothing.", counters.stalls)
     yield _counter("pyrtmp_log_failures", "Rounds in which media could not be kept for viewers.", counters.log_failures)
     yield _counter("pyrtmp_rounds", "Rounds of sending to all viewers.", counters.rounds)
     yield _counter("pyrtmp_round_seconds", "Time spent in rounds.", counters.round_seconds)
     delay = numbers.now.round_delay
     yield _gauge("pyrtmp_round_delay_seconds", "Present pause between two rounds, the longest of any worker.", delay)
+
+
+def _quality(numbers: Numbers) -> Iterator[Metric]:
+    """How well publishers and viewers are off."""
+    counters, now = numbers.counters, numbers.now
+    yield _by(
+        "pyrtmp_viewer_failures",
+        "Viewers that did not get what they asked for, or not to its end: refused; nobody published it in time; the "
+        "node was busy or draining; it was out of resources; their socket took nothing; they left answers unread; "
+        "their connection broke, which also is how many players leave. Other nodes are not counted.",
+        "cause",
+        dict.fromkeys(FAILURES, 0) | dict(counters.viewers_failed),
+    )
+    yield _histograms(
+        "pyrtmp_first_frame_seconds",
+        "From a viewer's request to its first bytes of media, waiting for a publisher included; HLS: to the answer "
+        "with the first playlist.",
+        "protocol", PROTOCOLS, FIRST_FRAME_SECONDS, counters.first_frames,
+    )
+    yield _histograms(
+        "pyrtmp_round_trip_seconds",
+        "TCP's smoothed round trip to publishers and viewers; some of them are looked at every second, in turn.",
+        "client", KINDS, ROUND_TRIP_SECONDS, numbers.round_trips,
+    )
+    yield _histograms(
+        "pyrtmp_resent_ratio",
+        "What part of the segments sent to a viewer since it was last looked at had to be sent again.",
+        "client", KINDS[1:], RESENT_SHARE, numbers.resent,
+    )
+    yield _gauge(
+        "pyrtmp_ingest_behind_seconds",
+        "How far the media of the publisher that is furthest behind lags behind real time: its line is too slow.",
+        now.ingest_behind,
+    )
+    yield _gauge(
+        "pyrtmp_ingest_late_streams", f"Publishers that are more than {LATE_SECONDS:g} s behind real time.",
+        now.ingest_late,
+    )
 
 
 def _nodes(numbers: Numbers) -> Iterator[Metric]:
@@ -144,6 +200,9 @@ def _nodes(numbers: Numbers) -> Iterator[Metric]:
     yield _counter("pyrtmp_forward_failures", "Times a forward failed or was refused.", numbers.forward_failures)
     yield _gauge("pyrtmp_pulls", "Streams fetched from other nodes.", now.pulls)
     yield _counter("pyrtmp_pull_changes", "Times a stream went on from another upstream.", numbers.pull_changes)
+    yield _counter(
+        "pyrtmp_pull_failures", "Times that an upstream could not be reached, or was lost.", numbers.pull_failures
+    )
     yield _gauge("pyrtmp_node_connections", "Connections of other nodes.", now.nodes)
     yield _gauge(
         "pyrtmp_loop_lag_seconds", "How late the event loop is, on average, in the worker that is latest.", now.loop_lag
@@ -216,6 +275,19 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 def _counter(name: str, text: str, value: float) -> Metric:
     """A counter; the page adds ``_total`` to its name."""
     return CounterMetricFamily(name, text, value=value)
+
+
+def _histograms(
+    name: str, text: str, label: str, values: Iterable[str], bounds: Sequence[float], found: Mapping[str, Histogram]
+) -> Metric:
+    """One histogram for each value of the label, whether there is one already or not."""
+    family = HistogramMetricFamily(name, text, labels=(label,))
+    for value in values:
+        histogram = found.get(value) or Histogram(tuple(bounds))
+        ends = [*map(floatToGoString, histogram.bounds), "+Inf"]
+        buckets = list(zip(ends, accumulate(histogram.counts), strict=True))
+        family.add_metric((value,), buckets, histogram.sum)
+    return family
 
 
 def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:

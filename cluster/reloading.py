@@ -45,7 +45,9 @@ class Reloader:
             return Reloaded(problems=tuple(map(str, error.problems)))
         before, self.config = self.config, changes.config
         if before.log != self.config.log:
-            logs.configure(level=self.config.log.level, format=self.config.log.format)
+            logs.configure(
+                level=self.config.log.level, format=self.config.log.format, file=self.config.log.file
+            )
         _log.info(
             "reloaded",
             changed=", ".join(changes.live) or "nothing",

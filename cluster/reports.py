@@ -21,7 +21,9 @@ from cluster.edge.pulls import PullFacts
 from cluster.facts import ALONE, ClientFacts, Facts, StreamFacts
 from cluster.forward.push import ForwardFacts
 from cluster.marks import MAX_MARKS, Marks, mark
+from cluster.paths import Paths
 from pyrtmp.counters import Counters
+from pyrtmp.histogram import Histogram
 from pyrtmp.stream import State, Stream
 
 MAX_BYTES: Final = 32 * 1024 * 1024
@@ -75,6 +77,7 @@ class Traffic:
     forward_failures: int = 0
     pulls: int = 0
     pull_changes: int = 0
+    pull_failures: int = 0
     nodes: int = 0
     """Connections of other nodes."""
 
@@ -120,6 +123,10 @@ class Gauges:
     """From publishers, kilobits per second over ``cluster.facts.LONG_SECONDS``."""
     kbps_out: float = 0.0
     """To viewers."""
+    ingest_behind: float = 0.0
+    """Seconds that a publisher is behind real time (``cluster.pace``); of several, the one that is furthest."""
+    ingest_late: int = 0
+    """Publishers that are more than ``cluster.pace.LATE_SECONDS`` behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +145,11 @@ class Numbers:
     forward_failures: int = 0
     pull_changes: int = 0
     """Times that a stream went on from another upstream."""
+    pull_failures: int = 0
+    """Times that an upstream could not be reached, or was lost."""
+    round_trips: dict[str, Histogram] = field(default_factory=dict)
+    """See ``cluster.paths``."""
+    resent: dict[str, Histogram] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     ipc_bytes_in: int = 0
     """Received from other processes of the node."""
@@ -155,6 +167,7 @@ class Numbers:
         cpu_share: float = 0.0,
         loop_lag: float = 0.0,
         traffic: Traffic | None = None,
+        paths: Paths | None = None,
     ) -> Numbers:
         """The numbers of this process as of the newest sample of ``facts``, which must be just taken."""
         tally = facts.tally
@@ -186,6 +199,9 @@ class Numbers:
             counters=counters,
             forward_failures=traffic.forward_failures,
             pull_changes=traffic.pull_changes,
+            pull_failures=traffic.pull_failures,
+            round_trips={} if paths is None else _copies(paths.round_trips),
+            resent={} if paths is None else _copies(paths.resent),
             cpu_seconds=round(time.process_time(), 3),
             now=Gauges(
                 resident_bytes=resident_bytes(),
@@ -208,6 +224,8 @@ class Numbers:
                 round_delay=server.rounds.delay,
                 kbps_in=tally.kbps_in,
                 kbps_out=tally.kbps_out,
+                ingest_behind=round(tally.behind, 3),
+                ingest_late=tally.late,
             ),
         )
 
@@ -264,7 +282,7 @@ def _add_numbers(one: Numbers, other: Numbers) -> Numbers:
     return replace(sum, worker=ALONE, pid=0)
 
 
-_HIGHEST: Final = ("cpu_share", "loop_lag", "round_delay")
+_HIGHEST: Final = ("cpu_share", "loop_lag", "round_delay", "ingest_behind")
 
 
 def _add(one: Any, other: Any) -> Any:
@@ -276,6 +294,8 @@ def _add(one: Any, other: Any) -> Any:
                 for each in fields(one)
             }
             return replace(one, **sums)
+        case Histogram():
+            return one + other
         case Counter():
             return Counter({**one, **{key: one[key] + number for key, number in other.items()}})
         case dict():
@@ -302,7 +322,13 @@ def _copy(counters: Counters) -> Counters:
         refused=cut(counters.refused),
         plays=Counter(counters.plays),
         bytes_out=Counter(counters.bytes_out),
+        viewers_failed=Counter(counters.viewers_failed),
+        first_frames=_copies(counters.first_frames),
     )
+
+
+def _copies(histograms: Mapping[str, Histogram]) -> dict[str, Histogram]:
+    return {name: histogram.copy() for name, histogram in histograms.items()}
 
 
 @functools.cache

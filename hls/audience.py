@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
@@ -12,12 +14,30 @@ MAX_MEMBERS: Final = 20_000
 """Players remembered at once; beyond it newcomers are served but not counted."""
 
 
-class Audience:
-    """A player is an address and a User-Agent; it watches while it asks at least every ``seconds``."""
+@dataclass(slots=True)
+class Watched:
+    """What one player has had so far."""
 
-    def __init__(self, seconds: float) -> None:
+    since: float
+    """Monotonic seconds of its first request."""
+    seen: float
+    """And of its last one."""
+    requests: int = 0
+    bytes_out: int = 0
+
+
+class Audience:
+    """A player is an address and a User-Agent; it watches while it asks at least every ``seconds``.
+
+    ``left`` is told of those that do not ask any more: stream, address, User-Agent and what they had.
+    """
+
+    def __init__(
+        self, seconds: float, left: Callable[[StreamKey, str, str, Watched], None] = lambda *facts: None
+    ) -> None:
         self.seconds = seconds
-        self._members: dict[tuple[StreamKey, str, str], float] = {}
+        self._left = left
+        self._members: dict[tuple[StreamKey, str, str], Watched] = {}
         self._swept = 0.0
         self.bytes_out: Counter[StreamKey] = Counter()
         self.requests = 0
@@ -26,9 +46,14 @@ class Audience:
         """A request was answered with ``sent`` bytes; whether its player is new."""
         member = (key, address, agent)
         now = monotonic()
-        new = member not in self._members
-        if not new or len(self._members) < MAX_MEMBERS:
-            self._members[member] = now
+        watched = self._members.get(member)
+        new = watched is None
+        if watched is None and len(self._members) < MAX_MEMBERS:
+            watched = self._members[member] = Watched(now, now)
+        if watched is not None:
+            watched.seen = now
+            watched.requests += 1
+            watched.bytes_out += sent
         self.requests += 1
         self.bytes_out[key] += sent
         if now - self._swept > self.seconds / 2:
@@ -37,8 +62,8 @@ class Audience:
 
     def knows(self, key: StreamKey, address: str, agent: str) -> bool:
         """Whether a player watches."""
-        seen = self._members.get((key, address, agent))
-        return seen is not None and monotonic() - seen < self.seconds
+        watched = self._members.get((key, address, agent))
+        return watched is not None and monotonic() - watched.seen < self.seconds
 
     def members(self) -> list[tuple[StreamKey, str, str]]:
         """The players: stream, address and User-Agent."""
@@ -51,6 +76,9 @@ class Audience:
 
     def _sweep(self, now: float) -> None:
         self._swept = now
-        self._members = {member: seen for member, seen in self._members.items() if now - seen < self.seconds}
+        gone = [(member, each) for member, each in self._members.items() if now - each.seen >= self.seconds]
+        for member, each in gone:
+            del self._members[member]
+            self._left(*member, each)
         watched = {member[0] for member in self._members}
         self.bytes_out = Counter({key: sent for key, sent in self.bytes_out.items() if key in watched})

@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
-from hls.audience import Audience
+from hls.audience import Audience, Watched
 from hls.live import HlsService, Reply
 from hls.settings import HlsSettings
 from hls.sharing import Feeds
@@ -74,6 +74,8 @@ _REFUSAL: Final = {
     429: "Retry-After: 10\r\n",
     503: "Retry-After: 1\r\n",
 }
+_CAUSES: Final = {404: "not_found", 503: "busy"}
+"""Why a viewer failed (``Server.viewer_failed``), by the status of its answer."""
 _TICK_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
 """How long the page's list waits for a stream that another node may have."""
@@ -115,7 +117,7 @@ class ViewerSite:
         self._server = server
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hls-mux")
         self.hls = HlsService(server.hub, settings, self._executor, feeds=feeds, fetch=self._fetch)
-        self.audience = Audience(_watching_seconds(settings))
+        self.audience = Audience(_watching_seconds(settings), self._left)
         self._origins = frozenset(cors_origins)
         self._proxies = Networks(trust_forwarded_from)
         self._streams = streams
@@ -236,22 +238,13 @@ class ViewerSite:
         path = request.path
         media = _media(path, self._server.limits.max_name_bytes)
         if media is not None:
-            key, kind, file = media
-            if kind == "flv":
-                kin = Kin.read_header(request.headers.get(HEADER))
-                await self._welcome(request, key, kind, kin)
-                return await self._flv(request, key, kin)
-            if kind == "playlist":
-                await self._welcome(request, key, kind)
-            if self._server.hooks.on_play is not None:
-                key = await self._allow(self._asked(request, key, "hls")) or key
-            query = request.rel_url.raw_query_string
-            if kind == "playlist":
-                whole = WHOLE in request.headers
-                reply = await self.hls.playlist(key.app, key.name, query=query, prefix=file, whole=whole)
-            else:
-                reply = await self.hls.segment(key.app, key.name, file, query=query)
-            return self._reply(request, key, reply)
+            kin = Kin.read_header(request.headers.get(HEADER))
+            try:
+                return await self._serve(request, media, kin)
+            except _Refused as refusal:
+                if media.kind != "segment":  # whose player has begun
+                    self._server.viewer_failed(_CAUSES.get(refusal.status, "refused"), kin)
+                raise
         if path == "/":
             return self._file(request, "index.html")
         if path == "/_page/streams.json":
@@ -261,6 +254,25 @@ class ViewerSite:
         if path == "/favicon.ico":  # the page brings its icon along; browsers ask all the same
             return _Answer(request, 204, self._fields(request, "", "max-age=86400"))
         raise _Refused(404, "there is no such page; streams are /app/stream.flv and /app/stream.m3u8")
+
+    async def _serve(self, request: web.BaseRequest, media: _Media, kin: Kin) -> _Answered:
+        """What belongs to a stream."""
+        came = monotonic()
+        key, kind, file = media
+        if kind == "flv":
+            await self._welcome(request, key, kind, kin)
+            return await self._flv(request, key, kin, came)
+        if kind == "playlist":
+            await self._welcome(request, key, kind)
+        if self._server.hooks.on_play is not None:
+            key = await self._allow(self._asked(request, key, "hls")) or key
+        query = request.rel_url.raw_query_string
+        if kind == "playlist":
+            whole = WHOLE in request.headers
+            reply = await self.hls.playlist(key.app, key.name, query=query, prefix=file, whole=whole)
+        else:
+            reply = await self.hls.segment(key.app, key.name, file, query=query)
+        return self._reply(request, key, reply, came)
 
     def _options(self, request: web.BaseRequest) -> _Answered:
         return _Answer(request, 204, self._fields(request, "", "", more=_PREFLIGHT))
@@ -355,7 +367,7 @@ class ViewerSite:
             self._server.journal.error("hook_failed", conn=asked.client, error=repr(error))
             raise _Refused(403, "the server could not decide") from None
 
-    async def _flv(self, request: web.BaseRequest, key: StreamKey, kin: Kin) -> _Answered:
+    async def _flv(self, request: web.BaseRequest, key: StreamKey, kin: Kin, came: float) -> _Answered:
         asked = self._asked(request, key, "flv")
         key = await self._allow(asked) or key
         hub = self._server.hub
@@ -376,7 +388,9 @@ class ViewerSite:
         agent = request.headers.get("User-Agent", "")[:128]
         try:
             head = self._flv_head(request, self._server.kin(stream) if kin.node else None)
-            viewer = FlvViewer(self._server, stream, transport, asked, agent, head, node=bool(kin.node))
+            viewer = FlvViewer(
+                self._server, stream, transport, asked, agent, head, node=bool(kin.node), came=came
+            )
         except OSError as error:
             # No memory or descriptor for another log or viewer: this one is refused, the stream goes on.
             self._server.counters.log_failures += 1
@@ -448,7 +462,7 @@ class ViewerSite:
             raise _Refused(404, f"{key} is not published")
         return stream
 
-    def _reply(self, request: web.BaseRequest, key: StreamKey, reply: Reply) -> _Answer:
+    def _reply(self, request: web.BaseRequest, key: StreamKey, reply: Reply, came: float) -> _Answer:
         if reply.status != 200:
             raise _Refused(reply.status, bytes(reply.body).decode().strip())
         cache = reply.cache_control
@@ -462,11 +476,19 @@ class ViewerSite:
         agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
         if self.audience.saw(key, address, agent, answer.length):
             server.counters.plays["hls"] += 1
+            server.counters.first_frame("hls", monotonic() - came)
             server.journal.info(
                 "play", conn=server.new_id(), address=address, stream=str(key), agent=agent, protocol="hls"
             )
         server.counters.bytes_out["hls"] += answer.length
         return answer
+
+    def _left(self, key: StreamKey, address: str, agent: str, watched: Watched) -> None:
+        """An HLS player does not ask any more."""
+        self._server.journal.info(
+            "stop", address=address, stream=str(key), agent=agent, protocol="hls",
+            seconds=round(watched.seen - watched.since, 1), bytes=watched.bytes_out, requests=watched.requests,
+        )
 
 
 class _Connections(web.Server):

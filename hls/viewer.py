@@ -9,11 +9,12 @@ from time import monotonic
 
 from hls.flv import FlvForm
 from pyrtmp.aio.server import Server
-from pyrtmp.aio.sockets import bound_unsent, set_keepalive
+from pyrtmp.aio.sockets import bound_unsent, set_keepalive, tcp_info
 from pyrtmp.aio.viewers import KernelViewer, TransportViewer
 from pyrtmp.hooks import Request
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import Stream
+from pyrtmp.tcpinfo import TcpInfo
 
 _FORM = FlvForm()
 
@@ -25,7 +26,7 @@ class FlvViewer:
     once; what remains per viewer is this object and a cursor.  Nothing written to ``transport`` before may be under
     way.  Over TLS, and without ``sendfile`` from memory, it writes to the transport instead: then ``done`` is set,
     the transport must stay until it is, and whoever made the viewer closes it when the connection is lost.  ``node``:
-    another node asks.
+    another node asks.  ``came``: when the request came, monotonic seconds.
     """
 
     __slots__ = (
@@ -35,7 +36,7 @@ class FlvViewer:
 
     def __init__(
         self, server: Server, stream: Stream, transport: asyncio.Transport, request: Request, agent: str, head: bytes,
-        *, node: bool = False,
+        *, node: bool = False, came: float | None = None,
     ) -> None:
         self._server = server
         self._stream = stream
@@ -62,7 +63,7 @@ class FlvViewer:
             set_keepalive(self._socket, stall)
             bound_unsent(self._socket)
             self._loop.add_reader(self._socket.fileno(), self._readable)
-            kernel = KernelViewer(self._socket.fileno(), stream, lane, self, server.counters, stall)
+            kernel = KernelViewer(self._socket.fileno(), stream, lane, self, server.counters, stall, came)
             self._viewer = kernel
             self._register()
             kernel.control(head, self.since)
@@ -70,7 +71,7 @@ class FlvViewer:
             if self.done is None:
                 self.done = self._loop.create_future()
             self._transport = transport
-            self._viewer = TransportViewer(transport, stream, lane, self, server.counters, stall)
+            self._viewer = TransportViewer(transport, stream, lane, self, server.counters, stall, came)
             self._register()
             transport.write(head)
         server.rounds.wake_once(stream)
@@ -91,6 +92,10 @@ class FlvViewer:
     def bytes_out(self) -> int:
         """Bytes sent, response head included."""
         return self._viewer.bytes_sent
+
+    def path(self) -> TcpInfo | None:
+        """See ``pyrtmp.aio.server.Client``."""
+        return tcp_info(self._transport.get_extra_info("socket") if self._transport is not None else self._socket)
 
     def kick(self) -> None:
         """Close the connection now."""
@@ -118,6 +123,8 @@ class FlvViewer:
             self.close("moved")
 
     def viewer_lost(self, reason: str) -> None:
+        if not self._closed:
+            self._server.viewer_failed(reason)
         self.close(reason)
 
     def viewer_ended(self) -> None:

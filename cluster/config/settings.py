@@ -564,6 +564,9 @@ class LogSettings:
     format: Literal["text", "json"] = "text"
     """One line per event: for people, or one JSON object for a log collector."""
 
+    file: Annotated[str, Field(min_length=1)] | None = None
+    """Where to log instead; logrotate may move the file away at any time, without a signal."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:

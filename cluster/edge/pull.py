@@ -111,6 +111,8 @@ class Pull:
         self.since = monotonic()
         self.changes = 0
         """Times it went on with another upstream."""
+        self.failures = 0
+        """Times that an upstream could not be reached, or was lost."""
         self.upstream: Upstream | None = None
         """Where the stream comes from."""
         self._stream = stream
@@ -286,6 +288,7 @@ class Pull:
                 now = monotonic()
                 for attempt in [attempt for attempt in attempts if attempt.over]:
                     attempts.remove(attempt)
+                    self.failures += not attempt.refused
                     if not attempt.refused and self._upstreams.failed(attempt.upstream):
                         _log.info("upstream_failed", stream=str(self.key), upstream=str(attempt.upstream),
                                   error=attempt.error)
@@ -377,6 +380,7 @@ class Pull:
                 self._current = None
                 _log.info("upstream_lost", stream=str(self.key), upstream=str(current.upstream), error=current.error)
                 if not current.refused:
+                    self.failures += 1
                     self._upstreams.failed(current.upstream)
                 return
             if not self._doubtful(current):

@@ -39,7 +39,7 @@ class Pulls:
         self._closed = False
         self.started = 0
         """Pulls so far."""
-        self._changes = 0
+        self._changes = self._failures = 0
         """Of pulls that are over."""
 
     def __len__(self) -> int:
@@ -74,6 +74,11 @@ class Pulls:
         """Times that streams went on from another upstream, so far."""
         return self._changes + sum(pull.changes for pull in self._pulls.values())
 
+    @property
+    def failures(self) -> int:
+        """Times that an upstream could not be reached, or was lost, so far."""
+        return self._failures + sum(pull.failures for pull in self._pulls.values())
+
     def upstream(self, key: StreamKey) -> str:
         """Where a stream comes from, or ""."""
         pull = self._pulls.get(key)
@@ -94,5 +99,6 @@ class Pulls:
 
     def _ended(self, pull: Pull) -> None:
         self._changes += pull.changes
+        self._failures += pull.failures
         if self._pulls.get(pull.key) is pull:
             del self._pulls[pull.key]

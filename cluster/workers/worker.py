@@ -125,7 +125,8 @@ class Worker:
                 case messages.Configure():
                     self.engine.configure(message.config)
                     logs.configure(
-                        level=message.config.log.level, format=message.config.log.format, worker=self.engine.worker
+                        level=message.config.log.level, format=message.config.log.format,
+                        file=message.config.log.file, worker=self.engine.worker,
                     )
                 case messages.Drain():
                     self._start(self._drain(message))
@@ -276,7 +277,8 @@ def main(descriptor: int) -> None:
     if not isinstance(boot, messages.Boot):
         raise ValueError("the first message says which worker this is")
     raise_descriptor_limit()
-    logs.configure(level=boot.config.log.level, format=boot.config.log.format, worker=boot.worker)
+    log = boot.config.log
+    logs.configure(level=log.level, format=log.format, file=log.file, worker=boot.worker)
 
     async def work() -> None:
         await Worker(boot, sock).run()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from pyrtmp import proxy
 from pyrtmp.aio.playing import Playing
 from pyrtmp.aio.publishing import Publishing
-from pyrtmp.aio.sockets import GATHERED_BYTES, acknowledge_at_once, report_from, set_keepalive
+from pyrtmp.aio.sockets import GATHERED_BYTES, acknowledge_at_once, report_from, set_keepalive, tcp_info
 from pyrtmp.errors import PeerError, RefusedError
 from pyrtmp.hooks import DESCRIPTION_CHARS, DESCRIPTIONS, Hook, Request
 from pyrtmp.kin import STRANGER, Kin
@@ -43,6 +43,7 @@ from pyrtmp.session.events import (
 )
 from pyrtmp.session.states import Connection as Phase
 from pyrtmp.stream import Stream
+from pyrtmp.tcpinfo import TcpInfo
 
 if TYPE_CHECKING:
     from pyrtmp.aio.server import Server
@@ -86,6 +87,7 @@ class Connection(asyncio.Protocol):
         "protocol",
         "publishing",
         "query",
+        "reason",
         "reconnects",
         "sending",
         "server",
@@ -104,6 +106,8 @@ class Connection(asyncio.Protocol):
         """Nothing it sends counts any more."""
         self.sending = True
         """Whether bytes may still be written to the transport."""
+        self.reason = "gone"
+        """Why it ends, for the log; by itself, until this side has another one."""
         self.id = id
         self.protocol = "rtmp"
         self.address = address
@@ -250,9 +254,14 @@ class Connection(asyncio.Protocol):
         """Media bytes sent to its present viewers."""
         return self.playing.bytes_sent
 
+    def path(self) -> TcpInfo | None:
+        """See ``pyrtmp.aio.server.Client``."""
+        return tcp_info(self.transport.get_extra_info("socket")) if self._connected else None
+
     def kick(self) -> None:
         """Close the connection now."""
         if not self.closing:
+            self.reason = "kicked"
             self.server.journal.info("kicked", conn=self.id, address=self.address)
             self.close()
 
@@ -294,6 +303,7 @@ class Connection(asyncio.Protocol):
             self._expire("request_timeout")
 
     def _expire(self, reason: str) -> None:
+        self.reason = reason
         self.server.counters.refused[reason] += 1
         self.server.journal.warning("deadline", conn=self.id, address=self.address, reason=reason)
         self.close()
@@ -365,10 +375,10 @@ class Connection(asyncio.Protocol):
         )
 
     def _on_unpublished(self, event: Unpublished) -> None:
-        self.publishing.stop(event.msid)
+        self.publishing.stop(event.msid, "stopped")
 
     def _on_play_stopped(self, event: PlayStopped) -> None:
-        self.playing.stop(event.msid)
+        self.playing.stop(event.msid, "stopped")
 
     def _on_pause(self, event: PauseAsked) -> None:
         self.playing.pause(event.msid, event.paused)
@@ -494,6 +504,7 @@ class Connection(asyncio.Protocol):
             self._unsent = 0
         self._unsent += len(data)
         if self._unsent > MAX_UNSENT:
+            self.reason = "flood"
             self.server.counters.refused["flood"] += 1
             self.server.journal.warning("flood", conn=self.id, address=self.address)
             self.abort()
@@ -512,6 +523,7 @@ class Connection(asyncio.Protocol):
     def _fail(self, error: Exception) -> None:
         """The one boundary: whatever went wrong ends this connection and no other, with one line."""
         if isinstance(error, PeerError):
+            self.reason = error.reason
             self.server.counters.refused[error.reason] += 1
             self.server.journal.warning(
                 "protocol_error", conn=self.id, address=self.address, reason=error.reason, why=str(error)
@@ -519,6 +531,7 @@ class Connection(asyncio.Protocol):
             self.flush()
             self.close()
         else:
+            self.reason = "internal"
             self.server.counters.refused["internal"] += 1
             self.server.journal.error("internal_error", conn=self.id, address=self.address, error=repr(error))
             self.abort()

@@ -96,6 +96,8 @@ class Playing:
             more = error.information if isinstance(error, RedirectedError) else None
             connection.session.refuse_play(event.msid, error.code, str(error), more=more)
             connection.refused("play", event.name, error)
+            found = error.code != "NetStream.Play.StreamNotFound"
+            connection.server.viewer_failed("refused" if found else "not_found", connection.kin)
             return
         play = self._plays[event.msid] = _Play(event, stream, request, now)
         if connection.server.is_ready(stream, connection.kin):
@@ -122,10 +124,11 @@ class Playing:
     def _give_up(self, play: _Play) -> None:
         """Nobody came to publish."""
         connection = self._connection
-        self.stop(play.msid)
+        self.stop(play.msid, "not_found")
         description = f"{play.stream.key} is not published."
         connection.session.refuse_play(play.msid, "NetStream.Play.StreamNotFound", description)
         connection.server.counters.refused["play_timeout"] += 1
+        connection.server.viewer_failed("not_found", connection.kin)
         connection.flush()
 
     def _begin(self, play: _Play, reset: bool) -> None:
@@ -138,6 +141,7 @@ class Playing:
             del self._plays[play.msid]
             connection.session.refuse_play(play.msid, "NetStream.Play.Failed", "The server is out of resources.")
             server.counters.log_failures += 1
+            server.viewer_failed("resources", connection.kin)
             server.journal.error("log_failed", conn=connection.id, stream=str(play.stream.key), error=str(error))
             return
         more = server.kin(play.stream).entry() if connection.kin.node else None
@@ -150,7 +154,7 @@ class Playing:
         if whole and plain and self.kernel is None and len(self._plays) == 1:
             descriptor = transport.get_extra_info("socket").fileno()
             play.viewer = self.kernel = KernelViewer(
-                descriptor, play.stream, lane, self, server.counters, server.timeouts.write_stall
+                descriptor, play.stream, lane, self, server.counters, server.timeouts.write_stall, play.since
             )
         else:
             if self.kernel is not None:
@@ -168,7 +172,7 @@ class Playing:
         server = self._connection.server
         viewer = TransportViewer(
             self._connection.transport, play.stream, play.stream.lane(_FORM), self, server.counters,
-            server.timeouts.write_stall, msid=play.msid,
+            server.timeouts.write_stall, play.since, msid=play.msid,
         )
         viewer.receive(play.audio, play.video)
         return viewer
@@ -209,8 +213,8 @@ class Playing:
         play = self._plays.get(msid)
         return play.viewer if play is not None else None
 
-    def stop(self, msid: int) -> None:
-        """Playing or waiting on ``msid`` is over."""
+    def stop(self, msid: int, reason: str) -> None:
+        """Playing or waiting on ``msid`` is over; ``reason`` is for the log."""
         play = self._plays.pop(msid, None)
         if play is None:
             return
@@ -222,7 +226,7 @@ class Playing:
         connection = self._connection
         connection.server.journal.info(
             "stop", conn=connection.id, stream=str(play.stream.key), seconds=round(monotonic() - play.since, 1),
-            bytes=viewer.bytes_sent, skips=viewer.skips,
+            bytes=viewer.bytes_sent, skips=viewer.skips, reason=reason,
         )
         if viewer is self.kernel:
             self.kernel = None
@@ -242,7 +246,7 @@ class Playing:
     def close(self) -> None:
         """The connection ends."""
         for msid in list(self._plays):
-            self.stop(msid)
+            self.stop(msid, self._connection.reason)
 
     def check(self, now: float) -> None:
         """Refuse what has waited too long for its publisher."""
@@ -281,6 +285,8 @@ class Playing:
             connection.server.journal.info(
                 "viewer_lost", conn=connection.id, address=connection.address, reason=reason
             )
+            connection.server.viewer_failed(reason, connection.kin)
+            connection.reason = reason
             connection.abort()
 
     def viewer_ended(self) -> None:
@@ -288,7 +294,7 @@ class Playing:
         connection = self._connection
         for play in list(self._plays.values()):
             if play.viewer is not None and play.viewer.ended:
-                self.stop(play.msid)
+                self.stop(play.msid, "ended")
                 connection.session.end_play(play.msid)
         connection.flush()
 
@@ -304,7 +310,7 @@ class Playing:
                 continue
             if live and connection.kin.node and play.lineage != play.stream.lineage:
                 viewer.serve(monotonic())  # what there is of the one before
-                self.stop(play.msid)
+                self.stop(play.msid, "moved")
                 connection.session.end_play(play.msid)
             else:
                 connection.session.signal(control.STREAM_BEGIN if live else control.STREAM_EOF, play.msid)

@@ -132,8 +132,11 @@ class Publishing:
         """What the client asked for when it began to publish ``stream``; None if it does not."""
         return next((self._requests.get(msid) for msid, mine in self.streams.items() if mine is stream), None)
 
-    def stop(self, msid: int) -> None:
-        """The client ended its publishing on ``msid``, or is gone; viewers stay for the grace time."""
+    def stop(self, msid: int, reason: str) -> None:
+        """The client ended its publishing on ``msid``, or is gone; viewers stay for the grace time.
+
+        ``reason`` is for the log.
+        """
         stream = self.streams.get(msid)
         if stream is None:
             return
@@ -141,7 +144,7 @@ class Publishing:
         now = monotonic()
         connection.server.journal.info(
             "unpublish", conn=connection.id, stream=str(stream.key), seconds=round(now - stream.started, 1),
-            bytes=stream.bytes_in, frames=stream.video_frames,
+            bytes=stream.bytes_in, frames=stream.video_frames, reason=reason,
         )
         self._forget(msid)
         connection.server.hub.unpublish(stream, connection, now)
@@ -150,7 +153,10 @@ class Publishing:
     def displaced(self, stream: Stream, code: str, description: str) -> None:
         """Another publisher or an operator took ``stream`` away, and the client is told."""
         connection = self._connection
-        connection.server.journal.info("displaced", conn=connection.id, stream=str(stream.key), code=code)
+        connection.server.journal.info(
+            "displaced", conn=connection.id, stream=str(stream.key), seconds=round(monotonic() - stream.started, 1),
+            bytes=stream.bytes_in, frames=stream.video_frames, code=code,
+        )
         for msid in [msid for msid, mine in self.streams.items() if mine is stream]:
             self._forget(msid)
             self._release(stream.key, stream.time)
@@ -173,7 +179,7 @@ class Publishing:
             self._task.cancel()
             self._task = None
         for msid in list(self.streams):
-            self.stop(msid)
+            self.stop(msid, self._connection.reason)
 
     def overdue(self, now: float) -> str:
         """The deadline that has passed, or ``""``."""

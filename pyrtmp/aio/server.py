@@ -25,6 +25,7 @@ from pyrtmp.names import StreamKey
 from pyrtmp.networks import Networks
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
 from pyrtmp.stream import Stream
+from pyrtmp.tcpinfo import TcpInfo
 
 _CLOSE_SECONDS: Final = 1.0
 """How long ``close`` waits for viewers to get the rest, and again for connections to close."""
@@ -58,6 +59,9 @@ class Client(Protocol):
     @property
     def bytes_out(self) -> int:
         """Media bytes sent."""
+
+    def path(self) -> TcpInfo | None:
+        """What the kernel knows of the way to the client; None where it does not say."""
 
     def kick(self) -> None:
         """Close the connection now."""
@@ -241,6 +245,16 @@ class Server:
             "refused", conn=id, address=address, what=what, name=name, code=refusal.code,
             why=refusal.detail or refusal.reason or str(refusal),
         )
+
+    def viewer_failed(self, cause: str, kin: Kin = STRANGER) -> None:
+        """Count a viewer that did not get what it asked for, or not to its end; another node is none.
+
+        ``refused``, ``not_found`` (nobody published the stream in time), ``busy`` (or draining), ``resources`` (no
+        memory or descriptor), ``stall`` (took nothing for too long), ``flood`` (left answers unread), ``reset`` (its
+        connection broke, which also is how many players leave).  Who asks again counts again.
+        """
+        if not kin.node:
+            self.counters.viewers_failed[cause] += 1
 
     def add_client(self, client: Client) -> None:
         """Count a connection among the clients."""

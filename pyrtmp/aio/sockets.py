@@ -7,6 +7,9 @@ import socket
 import sys
 from typing import Final
 
+from pyrtmp import tcpinfo
+from pyrtmp.tcpinfo import TcpInfo
+
 MAX_KERNEL_UNSENT: Final = 512 * 1024
 """Bytes that may wait in the kernel for a peer that does not take them.  Left to itself Linux lets a socket grow to
 4 MiB; what is under way to a distant peer is not limited by this."""
@@ -53,6 +56,16 @@ def report_from(sock: socket.socket | None, count: int) -> None:
     if sock is not None and sys.platform == "linux":
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+
+
+def tcp_info(sock: socket.socket | None) -> TcpInfo | None:
+    """What the kernel knows of the way to the peer; None where it does not say."""
+    if sock is None or sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    try:
+        return tcpinfo.parse(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, tcpinfo.SIZE))
+    except OSError:
+        return None
 
 
 def _set_tcp(sock: socket.socket | None, option: int, value: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from time import monotonic
 from typing import Final, Protocol
 
 from pyrtmp.counters import Counters
@@ -51,9 +52,13 @@ class ViewerOwner(Protocol):
 
 
 class _Viewer:
-    """What both kinds share: joining a lane, leaving it, being moved when too far behind."""
+    """What both kinds share: joining a lane, leaving it, being moved when too far behind.
+
+    ``asked``: when the client asked for the stream, monotonic seconds; now, if it is not said.
+    """
 
     __slots__ = (
+        "_asked",
         "_blocked_since",
         "_counters",
         "_ending",
@@ -74,7 +79,9 @@ class _Viewer:
         "stream",
     )
 
-    def __init__(self, stream: Stream, lane: Lane, owner: ViewerOwner, counters: Counters, stall: float) -> None:
+    def __init__(
+        self, stream: Stream, lane: Lane, owner: ViewerOwner, counters: Counters, stall: float, asked: float | None
+    ) -> None:
         self.stream = stream
         self.lane = lane
         self.fd = -1
@@ -91,6 +98,8 @@ class _Viewer:
         self._owner = owner
         self._counters = counters
         self._stall = stall
+        self._asked = monotonic() if asked is None else asked
+        """When its request came."""
         self._started = False
         self._ending = False
         self._jumping = False
@@ -132,6 +141,7 @@ class _Viewer:
         self.ready = False
         self._move(None, 0)
         self._counters.bytes_out[self.lane.form.name] += self.sent
+        self._counters.skipped_viewers += self.skips > 0
         if self.stream.state is State.ENDED:
             # Perhaps the hub has forgotten the stream already: the last viewer to go gives its log back.
             self.stream.drop_idle_lanes()
@@ -174,6 +184,7 @@ class _Viewer:
             if lane.form.needs_tracks and not self.stream.tracks_known:
                 return None
             self._started = True
+            self._counters.first_frame(lane.form.name, monotonic() - self._asked)
             prologue = lane.form.prologue(*self.stream.tracks)
         if self._generation != lane.generation:
             self._generation = lane.generation
@@ -227,9 +238,10 @@ class KernelViewer(_Viewer):
     __slots__ = ("_control", "_giving_way", "_limit", "_pending", "_shortened")
 
     def __init__(
-        self, fd: int, stream: Stream, lane: Lane, owner: ViewerOwner, counters: Counters, stall: float
+        self, fd: int, stream: Stream, lane: Lane, owner: ViewerOwner, counters: Counters, stall: float,
+        asked: float | None = None,
     ) -> None:
-        super().__init__(stream, lane, owner, counters, stall)
+        super().__init__(stream, lane, owner, counters, stall, asked)
         self.fd = fd
         self._limit = 0
         """Up to here bytes must follow without a gap: the record boundary behind ``offset``."""
@@ -386,10 +398,11 @@ class TransportViewer(_Viewer):
         owner: ViewerOwner,
         counters: Counters,
         stall: float,
+        asked: float | None = None,
         *,
         msid: int = PLAY_MSID,
     ) -> None:
-        super().__init__(stream, lane, owner, counters, stall)
+        super().__init__(stream, lane, owner, counters, stall, asked)
         self._transport = transport
         self._msid = msid
         self._audio = True

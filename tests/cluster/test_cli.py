@@ -216,6 +216,28 @@ def test_reload(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "reload_refused" in log and "Traceback" not in log
 
 
+def test_all_processes_log_to_a_file_that_may_be_moved_away(tmp_path: Path) -> None:
+    file, moved = tmp_path / "node.log", tmp_path / "node.log.1"
+    node = Running("--set", f"log.file={file}", "--set", "node.workers=2")
+    try:
+        file.rename(moved)
+        assert cli.main(["reload", "--api", node.api]) == 0
+    finally:
+        code, log = node.end(signal.SIGTERM)
+    assert (code, log) == (0, "")
+    before, after = moved.read_text(), file.read_text()
+    assert "worker_ready" in before and "reloaded" in after
+    # What workers say when they end, each its own line.
+    assert {each for each in after.split() if each.startswith("worker=")} >= {"worker=0", "worker=1"}
+    assert all(re.match(r"\d{4}-\d\d-\d\dT", line) for line in after.splitlines())
+
+
+def test_a_log_file_that_cannot_be_written(tmp_path: Path) -> None:
+    code, out, err = pyrtmp("serve", "--set", f"log.file={tmp_path}/missing/node.log")
+    assert (code, out) == (2, "")
+    assert err == f"pyrtmp: log.file: {tmp_path}/missing/node.log: No such file or directory\n"
+
+
 # Secrets
 
 

@@ -94,6 +94,24 @@ def test_rates_follow_what_arrives_and_forget_what_was(world: World) -> None:
     assert (facts.video_frames, facts.bytes_in, facts.publisher, facts.publishes) == (600, 600_000, "p", 1)
 
 
+@pytest.mark.parametrize("pulled", [False, True])
+def test_a_publisher_that_falls_behind_real_time(world: World, pulled: bool) -> None:
+    stream = world.publish()
+    stream.pulled = pulled
+    for second in range(12):
+        for number in range(25):  # 25 frames of 30 ms arrive in a second
+            stream.push(frame((second * 25 + number) * 30))
+        world.facts.sample()
+        world.now += 1
+    facts, tally = world.facts.streams()[0], world.facts.tally
+    assert facts.behind == pytest.approx(10 * 0.25, abs=0.05)
+    # What is fetched from another node has no publisher here.
+    assert (tally.behind, tally.late) == ((0, 0) if pulled else (pytest.approx(facts.behind, abs=0.01), 1))
+    stream.leave(world.now)
+    world.facts.sample()
+    assert world.facts.streams()[0].behind == world.facts.tally.behind == world.facts.tally.late == 0
+
+
 def test_a_stream_that_its_publisher_left_has_no_rate(world: World) -> None:
     stream = world.publish()
     for number in range(3):

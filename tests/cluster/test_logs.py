@@ -4,20 +4,22 @@ import asyncio
 import io
 import json
 import logging
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster import logs
 from cluster.logs import (
     MAX_TRACE_CHARS,
     MAX_VALUE_CHARS,
     FloodGate,
     configure,
     escape,
-    log_peer,
     render_json,
     render_text,
 )
@@ -30,6 +32,7 @@ def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
+    configure()  # closes a file
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -243,11 +246,20 @@ def test_an_ipv6_network_is_one_source() -> None:
     assert gate.admit("refused", "no:address", 0) is None
 
 
-def test_log_peer(text: io.StringIO) -> None:
-    gate = FloodGate(seconds=10, per_source=1)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, to be changed, of a new gate that lets one line of an address through in ten seconds."""
+    now = [1000.0]
+    monkeypatch.setattr(logs, "_gate", FloodGate(seconds=10, per_source=1))
+    monkeypatch.setattr(logs, "_told", 0.0)
+    monkeypatch.setattr(logs, "monotonic", lambda: now[0])
+    return now
+
+
+def test_repeated_warnings_about_a_peer(text: io.StringIO, clock: list[float]) -> None:
     log = structlog.get_logger().bind(connection=7)
-    for now in (0.0, 1.0, 2.0, 10.0):
-        log_peer(gate, log.warning, "refused", address="10.0.0.1", now=now, reason="handshake")
+    for clock[0] in (1000.0, 1001.0, 1002.0, 1010.0):
+        log.warning("refused", address="10.0.0.1", reason="handshake")
     tails = [line.partition("refused ")[2] for line in text.getvalue().splitlines()]
     assert tails == [
         "connection=7 address=10.0.0.1 reason=handshake",
@@ -255,9 +267,60 @@ def test_log_peer(text: io.StringIO) -> None:
     ]
 
 
-def test_a_flood_costs_less_than_a_mebibyte_a_minute(text: io.StringIO) -> None:
-    gate = FloodGate()
+def test_what_no_peer_can_repeat_at_will_is_always_written(text: io.StringIO, clock: list[float]) -> None:
+    log = structlog.get_logger()
+    for _ in range(3):
+        log.info("play", address="10.0.0.1")
+        log.error("internal_error", address="10.0.0.1")
+        log.warning("registry_away")
+    assert len(text.getvalue().splitlines()) == 9
+
+
+def test_the_end_of_a_flood_is_told(text: io.StringIO, clock: list[float]) -> None:
+    logs.tell_suppressed(1000.0)
+    for _ in range(5):
+        structlog.get_logger().warning("refused", address="10.0.0.1")
+    logs.tell_suppressed(1009.0)
+    assert len(text.getvalue().splitlines()) == 1
+    logs.tell_suppressed(1010.0)
+    logs.tell_suppressed(1020.0)
+    assert text.getvalue().splitlines()[1:] == [
+        line for line in text.getvalue().splitlines() if line.endswith("lines_suppressed of=refused lines=4")
+    ]
+    assert len(text.getvalue().splitlines()) == 2
+
+
+def test_a_file_that_logrotate_moves_away(tmp_path: Path) -> None:
+    file = tmp_path / "node.log"
+    configure(file=str(file))
+    log = structlog.get_logger()
+    log.info("one", name=HOSTILE)
+    log.info("two")
+    file.rename(tmp_path / "node.log.1")
+    log.info("three")
+    log.info("four")
+    words = [[line.split()[2] for line in path.read_text().splitlines()] for path in (tmp_path / "node.log.1", file)]
+    assert words == [["one", "two"], ["three", "four"]]
+
+
+def test_without_its_file_the_log_goes_to_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    configure(file=str(folder / "node.log"))
+    structlog.get_logger().info("one")
+    shutil.rmtree(folder)
+    structlog.get_logger().info("two")
+    structlog.get_logger().info("three")
+    assert [line.split()[2] for line in capsys.readouterr().err.splitlines()] == ["two", "three"]
+    folder.mkdir()
+    structlog.get_logger().info("four")
+    assert (folder / "node.log").read_text().split()[2] == "four"
+
+
+def test_a_flood_costs_less_than_a_mebibyte_a_minute(text: io.StringIO, clock: list[float]) -> None:
+    logs._gate = FloodGate()
     log = structlog.get_logger()
     for i in range(60_000):
-        log_peer(gate, log.warning, "refused", address=f"10.0.{i % 250}.1", now=i / 1000, name="\x00" * 10_000)
+        clock[0] = 1000 + i / 1000
+        log.warning("refused", address=f"10.0.{i % 250}.1", name="\x00" * 10_000)
     assert 0 < len(text.getvalue()) < 1024 * 1024

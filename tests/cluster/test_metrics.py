@@ -11,8 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.metrics import Metrics
+from cluster.paths import ROUND_TRIP_SECONDS
 from cluster.reports import MAX_REASONS, Gauges, Numbers
 from pyrtmp.counters import Counters
+from pyrtmp.histogram import Histogram
 
 
 def page(*parts: Numbers, ready: bool = True) -> str:
@@ -34,7 +36,7 @@ def test_every_metric_is_described_and_well_named() -> None:
     for family in families:
         assert family.name.startswith(("pyrtmp_", "process_")), family.name
         assert len(family.documentation) > 10 and family.documentation.endswith("."), family.name
-        assert family.type in ("counter", "gauge") and family.samples, family.name
+        assert family.type in ("counter", "gauge", "histogram") and family.samples, family.name
         assert re.fullmatch(r"[a-z][a-z0-9_]*[a-z0-9]", family.name)
         # Prometheus' base units
         assert not re.search(r"_(ms|milliseconds|kb|kbytes|kbit|bits|minutes|percent)(_|$)", family.name), family.name
@@ -66,6 +68,8 @@ def test_zeros_are_there_from_the_start() -> None:
     for name in (
         "pyrtmp_sent_bytes_total protocol=flv", "pyrtmp_plays_total protocol=hls", "pyrtmp_viewers protocol=rtmp",
         "pyrtmp_clients protocol=flv role=play", "pyrtmp_streams state=gone", "pyrtmp_workers",
+        "pyrtmp_viewer_failures_total cause=busy", "pyrtmp_first_frame_seconds_count protocol=hls",
+        "pyrtmp_resent_ratio_bucket client=flv le=0.0", "pyrtmp_pull_failures_total",
     ):  # fmt: skip
         assert found[name] == 0
     assert values().keys() == found.keys()  # also before any worker has told anything
@@ -80,19 +84,39 @@ def test_every_counter_is_on_the_page() -> None:
     counters = Counters()
     names = {
         "connections": "connections", "publishes": "publishes", "takeovers": "takeovers", "skips": "skips",
+        "skipped_viewers": "skipped_viewers",
         "stalls": "stalls", "dropped_messages": "dropped_messages", "log_failures": "log_failures",
         "rounds": "rounds", "round_seconds": "round_seconds", "bytes_in": "received_bytes",
     }  # fmt: skip
     for number, name in enumerate(names, 1):
         setattr(counters, name, number)
     counters.refused["chunk"], counters.plays["flv"], counters.bytes_out["hls"] = 20, 21, 22
-    assert {*names, "refused", "plays", "bytes_out"} == set(Counters.__dataclass_fields__)
+    counters.viewers_failed["stall"] = 23
+    counters.first_frame("flv", 0.2)
+    others = {"refused", "plays", "bytes_out", "viewers_failed", "first_frames"}
+    assert {*names, *others} == set(Counters.__dataclass_fields__)
     found = values(Numbers(counters=counters))
     for number, name in enumerate(names.values(), 1):
         assert found[f"pyrtmp_{name}_total"] == number
     assert found["pyrtmp_refused_total reason=chunk"] == 20
     assert found["pyrtmp_plays_total protocol=flv"] == 21
     assert found["pyrtmp_sent_bytes_total protocol=hls"] == 22
+    assert found["pyrtmp_viewer_failures_total cause=stall"] == 23
+    assert found["pyrtmp_first_frame_seconds_count protocol=flv"] == 1
+
+
+def test_histograms() -> None:
+    times = Histogram(ROUND_TRIP_SECONDS)
+    for seconds in (0.001, 0.03, 0.03, 7.0):
+        times.observe(seconds)
+    one = Numbers(round_trips={"rtmp": times}, now=Gauges(ingest_behind=0.5, ingest_late=1))
+    found = values(one, Numbers.from_json(one.to_json()), Numbers(now=Gauges(ingest_behind=0.2)))
+    name = "pyrtmp_round_trip_seconds_bucket client=rtmp le="
+    assert [found[name + each] for each in ("0.001", "0.02", "0.05", "1.6", "+Inf")] == [2, 2, 6, 6, 8]
+    assert found["pyrtmp_round_trip_seconds_count client=rtmp"] == 8
+    assert found["pyrtmp_round_trip_seconds_sum client=rtmp"] == pytest.approx(14.122)
+    assert found["pyrtmp_round_trip_seconds_count client=publish"] == 0
+    assert (found["pyrtmp_ingest_behind_seconds"], found["pyrtmp_ingest_late_streams"]) == (0.5, 2)
 
 
 def test_processes_add_up() -> None:

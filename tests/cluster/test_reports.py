@@ -17,6 +17,7 @@ from cluster.vitals import Claims, Vitals
 from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.counters import Counters
 from pyrtmp.forms import RtmpForm
+from pyrtmp.histogram import Histogram
 from pyrtmp.hub import Hub
 from pyrtmp.message import VIDEO, Message
 from pyrtmp.names import StreamKey
@@ -89,21 +90,31 @@ def take(server: FakeServer, audience: FakeAudience | None = None, **more: Any) 
     return Numbers.take(server, FakeHls(), facts, **more)
 
 
+def histogram(*values: float) -> Histogram:
+    made = Histogram((0.1, 1.0))
+    for value in values:
+        made.observe(value)
+    return made
+
+
 def full() -> Numbers:
     """Nothing in it is 0."""
     counters = Counters()
     for number, name in enumerate((each.name for each in fields(Counters)), 2):
-        setattr(counters, name, Counter(chunk=number) if name in ("refused", "plays", "bytes_out") else number)
+        counted = name in ("refused", "plays", "bytes_out", "viewers_failed")
+        setattr(counters, name, Counter(chunk=number) if counted else number)
+    counters.first_frames = {"rtmp": histogram(0.5)}
     values: dict[str, Any] = {
         "clients": {"rtmp": {"play": 1}}, "viewers": {"rtmp": 1}, "cpu_share": 0.5, "round_delay": 0.25,
-        "loop_lag": 0.125, "forwards": {"live": 2, "waiting": 1},
+        "loop_lag": 0.125, "ingest_behind": 0.375, "forwards": {"live": 2, "waiting": 1},
         "kbps_in": 1.5, "kbps_out": 2.5,
     }  # fmt: skip
     for number, each in enumerate(fields(Gauges), 20):
         values.setdefault(each.name, frozenset({number}) if each.name in ("gone", "awaited", "watchers") else number)
     return Numbers(
         worker=3, pid=5, restarts=7, counters=counters, cpu_seconds=9.5, ipc_bytes_in=11, ipc_bytes_out=13,
-        forward_failures=15, pull_changes=17, now=Gauges(**values),
+        forward_failures=15, pull_changes=17, pull_failures=19, round_trips={"flv": histogram(0.02)},
+        resent={"flv": histogram(0.0)}, now=Gauges(**values),
     )  # fmt: skip
 
 
@@ -119,7 +130,7 @@ def test_bytes_go_on_when_a_connection_ends() -> None:
     server.counters.bytes_in = 1010
     server.counters.bytes_out["rtmp"] = 500
     after = take(server)
-    assert after.counters == before.counters
+    assert after.counters == before.counters and after.counters.first_frames is not server.counters.first_frames
     assert server.counters.bytes_in == 1010 and after.counters is not server.counters
 
 
@@ -185,9 +196,14 @@ def test_numbers_add_up() -> None:
     assert (sum.cpu_seconds, sum.ipc_bytes_in, sum.ipc_bytes_out) == (19.0, 22, 26)
     for each in fields(Counters):
         before, after = getattr(one.counters, each.name), getattr(sum.counters, each.name)
+        if each.name == "first_frames":
+            assert after == {"rtmp": histogram(0.5, 0.5)}
+            continue
         assert after == (Counter(chunk=before["chunk"] * 2) if isinstance(before, Counter) else before * 2), each.name
     assert sum.now.clients == {"rtmp": {"play": 2, "idle": 4}, "flv": {}}
     assert (sum.now.cpu_share, sum.now.round_delay) == (0.75, 0.25)
+    assert (sum.pull_failures, sum.round_trips["flv"].total, sum.resent["flv"].total) == (38, 2, 2)
+    assert sum.now.ingest_behind == 0.375
     assert (sum.now.loop_lag, sum.now.forwards) == (0.125, {"live": 4, "waiting": 2})
     assert (sum.now.kbps_out, sum.now.held, sum.now.viewers) == (5.0, one.now.held * 2, {"rtmp": 2})
     # Sets are of the same things.

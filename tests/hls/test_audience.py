@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hls import audience as module
-from hls.audience import Audience
+from hls.audience import Audience, Watched
 from pyrtmp.names import StreamKey
 
 CAM, DOG = StreamKey("live", "cam"), StreamKey("live", "dog")
@@ -45,6 +45,20 @@ def test_who_does_not_ask_any_more_is_gone(clock: list[float]) -> None:
     clock[0] += 30
     assert not audience.viewers()
     assert audience.saw(CAM, "a", "", 1)
+
+
+def test_what_those_had_who_leave(clock: list[float]) -> None:
+    left: list[tuple[StreamKey, str, str, Watched]] = []
+    audience = Audience(30, lambda *facts: left.append(facts))
+    for sent in (100, 20):
+        audience.saw(CAM, "a", "vlc", sent)
+        clock[0] += 10
+    assert audience.members() and not left
+    clock[0] += 20
+    assert not audience.members()
+    assert left == [(CAM, "a", "vlc", Watched(since=100, seen=110, requests=2, bytes_out=120))]
+    audience.members()
+    assert len(left) == 1
 
 
 def test_the_gone_are_forgotten_without_anybody_looking(clock: list[float]) -> None:

@@ -74,7 +74,8 @@ async def test_hls_in_both_forms(packaged: Any) -> None:
             assert segment.headers["content-type"] == "video/mp2t"
             assert segment.headers["cache-control"] == "public, max-age=86400, immutable"
             assert "date" in segment.headers
-    assert packaged.server.counters.plays["hls"] == 1
+    assert packaged.server.counters.plays["hls"] == packaged.server.counters.first_frames["hls"].total == 1
+    assert not packaged.server.counters.viewers_failed
     assert sum(packaged.site.audience.viewers().values()) == 1
 
 
@@ -435,6 +436,7 @@ async def test_a_waiting_request_is_not_hit_by_the_deadline(make_bench: Any) -> 
     )
     assert (await bench.get("/live/cam.flv")).status == 404
     assert not bench.server.counters.refused["http_timeout"]
+    assert bench.server.counters.viewers_failed == {"not_found": 1}
 
 
 async def test_silent_connections_disturb_nobody(make_bench: Any, kit: Any) -> None:

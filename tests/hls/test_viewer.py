@@ -203,7 +203,8 @@ async def test_who_never_reads_is_let_go_and_disturbs_nobody(make_bench: Any, ki
                 await bench.send(publisher, big)
                 assert await tags(reader, 1) == as_tags(big)
                 number += 1
-        assert bench.server.counters.stalls == 1
+        assert bench.server.counters.stalls == 1 and bench.server.counters.viewers_failed == {"stall": 1}
+        assert bench.server.counters.first_frames["flv"].total == 2
         writer.close()
         lazy.close()
 

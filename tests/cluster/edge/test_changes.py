@@ -107,6 +107,7 @@ async def test_an_upstream_dies_and_another_one_has_a_copy(nodes: Nodes) -> None
             await same(player, source)
     print(f"to another copy, with closing the origin: {1000 * worst:.0f} ms")
     assert worst < 1
+    assert edge.pulls.failures >= 2
     assert edge.server.hub.live()[0].lineage == "L"
 
 

@@ -56,6 +56,7 @@ async def test_a_crowd_is_one_play(nodes: Nodes) -> None:
     players = await asyncio.gather(*(nodes.watch(edge) for _ in range(200)))
     assert all(player.numbers()[0] == 0 for player in players)
     assert origin.counters.plays["rtmp"] == 1 and plays(origin) == 1 and edge.pulls.started == 1
+    assert edge.pulls.failures == 0
 
 
 async def test_viewers_who_come_before_the_publisher_wait(nodes: Nodes) -> None:
@@ -171,6 +172,7 @@ async def test_a_stream_nobody_has(nodes: Nodes) -> None:
     # One line for every time that one was asked in vain, not one for every look at it.
     failed = [line for line in logs if line["event"] == "upstream_failed"]
     assert 1 <= len(failed) <= 4
+    assert edge.pulls.failures >= len(failed)
 
 
 async def test_one_that_takes_long_to_fail_is_reported_once(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+from time import monotonic
+
 import pytest
 
-from pyrtmp import Hooks, RedirectedError, RefusedError, Request, StreamKey, StreamSettings, amf, control
+from pyrtmp import Client, Hooks, RedirectedError, RefusedError, Request, StreamKey, StreamSettings, amf, control
+from pyrtmp.kin import Kin
 from pyrtmp.message import COMMAND_AMF0, Message
 from tests.pyrtmp.aio.net import Net, eventually, frame, journal
 
@@ -15,10 +19,13 @@ async def test_play_before_publish_waits(net: Net) -> None:
     await player.play()
     await eventually(lambda: server.hub.find("live", "cam"))
     assert [client.role for client in server.clients.values()] == ["wait"]
+    await asyncio.sleep(0.1)
     publisher = await net.publisher(server)
     await publisher.write(frame(0, key=True))
     await player.until(player.numbers)
     assert "NetStream.Play.Start" in player.codes()
+    times = server.counters.first_frames["rtmp"]
+    assert times.total == 1 and 0.1 <= times.sum < 5  # from its request on
 
 
 async def test_play_of_what_nobody_publishes_ends(net: Net) -> None:
@@ -27,6 +34,7 @@ async def test_play_of_what_nobody_publishes_ends(net: Net) -> None:
     await player.play()
     await player.until_code(NOT_FOUND, 1)
     assert server.counters.refused["play_timeout"] == 1
+    assert server.counters.viewers_failed == {"not_found": 1} and not server.counters.first_frames
     await eventually(lambda: not len(server.hub))
 
 
@@ -37,6 +45,43 @@ async def test_there_are_no_recordings(net: Net) -> None:
     await player.command("createStream", transaction=2)
     await player.command("play", "cam", 0.0, msid=1)
     await player.until_code(NOT_FOUND, 1)
+
+
+async def test_a_node_that_asks_in_vain_is_no_viewer(net: Net) -> None:
+    server = await net.server()
+    host, port = server.addresses[0]
+    node = Kin(node="e1", wait=False).entry()
+    with pytest.raises(RefusedError):
+        async with await Client.connect(f"rtmp://{host}:{port}/live/cam", **node) as client:
+            await anext(client.play())
+    assert server.counters.refused["play"] == 1 and not server.counters.viewers_failed
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"), [("deleteStream", "stopped"), ("reset", "gone"), ("kick", "kicked"), ("hub", "ended")]
+)
+async def test_the_line_at_the_end_says_why(net: Net, end: str, reason: str) -> None:
+    server = await net.server()
+    publisher, player = await net.watched(server)
+    (stream,) = server.hub.live()
+    match end:
+        case "deleteStream":
+            await player.command("deleteStream", 1.0)
+            await publisher.command("deleteStream", 1.0)
+        case "reset":
+            player.reset()
+            publisher.reset()
+        case "kick":
+            for client in list(server.clients.values()):
+                client.kick()
+        case _:
+            server.hub.end(stream, monotonic())
+    # What reset a socket may be found by whoever sends to it.
+    reasons = {reason, "reset"} if end == "reset" else {reason}
+    await eventually(lambda: journal(server).of("stop") and journal(server).of("unpublish", "displaced"))
+    [stop], [over] = journal(server).of("stop"), journal(server).of("unpublish", "displaced")
+    assert stop["reason"] in reasons and stop["bytes"] > 0 and stop["skips"] == 0 and stop["seconds"] >= 0
+    assert over.get("reason", "ended") in reasons and over["bytes"] > 0 and over["frames"] == 1
 
 
 async def test_a_second_stream_on_one_connection(net: Net) -> None:
@@ -116,6 +161,7 @@ async def test_a_hook_may_refuse_to_play(net: Net, error: Exception) -> None:
     await player.play()
     await player.until_code("NetStream.Play.Failed" if isinstance(error, RefusedError) else "NetStream.Failed")
     assert len(server.clients) == 2
+    assert server.counters.viewers_failed == {"refused": 1}
 
 
 async def test_a_hook_may_have_another_stream_played(net: Net) -> None:

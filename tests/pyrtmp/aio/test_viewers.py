@@ -72,7 +72,8 @@ async def test_those_who_never_read_are_let_go_and_hurt_nobody(net: Net) -> None
             await gop(publisher, number, 10, 50000)
             number += 10
             await player.until(lambda last=number - 1: player.numbers()[-1:] == [last], 0.5)
-    assert server.counters.stalls == 20
+    assert server.counters.stalls == 20 and server.counters.viewers_failed == {"stall": 20}
+    assert [line["reason"] for line in journal(server).of("stop")] == ["stall"] * 20
     assert player.numbers() == list(range(number))
     assert not journal(server).bad()
 
@@ -96,6 +97,9 @@ async def test_a_slow_viewer_is_moved_to_the_newest_join_point(net: Net, msid: i
     numbers = player.numbers()
     jumps = [after for before, after in pairwise(numbers) if after != before + 1]
     assert jumps and all(number % 10 == 0 for number in jumps)  # only to key frames
+    assert not server.counters.skipped_viewers
+    player.sock.close()
+    await eventually(lambda: server.counters.skipped_viewers == 1)
 
 
 async def test_pause_stops_and_unpause_goes_on_at_the_newest_key_frame(net: Net) -> None:
