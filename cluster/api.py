@@ -9,12 +9,15 @@ all is well.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import ipaddress
 import json
 import os
+import socket
+import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from http import HTTPStatus
 from time import monotonic
@@ -35,6 +38,9 @@ from cluster.fleet import Fleet
 from cluster.metrics import CONTENT_TYPE, Metrics
 from cluster.neighbours import Neighbours
 from cluster.reports import Numbers, merge, resident_bytes
+from cluster.tls.identity import Identity
+from pyrtmp.aio.handshakes import Handshakes
+from pyrtmp.aio.listener import Listener, bind
 from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.counters import Counters
 from pyrtmp.stream import State
@@ -46,6 +52,8 @@ MAX_COUNT: Final = 10_000
 
 _KEEPALIVE_SECONDS: Final = 15.0
 """A connection that asks nothing for so long is closed; also one that never asked."""
+_HANDSHAKE_SECONDS: Final = 5.0
+"""Longest time for a TLS handshake."""
 _MAX_BODY_BYTES: Final = 1024
 """No request here has a body."""
 _MAX_CONNECTIONS: Final = 256
@@ -88,6 +96,7 @@ class Api:
         neighbours: Neighbours | None = None,
         gate: Gate | None = None,
         counters: Counters | None = None,
+        certificate: Callable[[], Identity | None] = lambda: None,
     ) -> None:
         self._fleet = fleet
         self._metrics = Metrics(version=version, node=node)
@@ -98,6 +107,7 @@ class Api:
         self._common = {"server": node, "service": f"pyrtmp-{os.getpid()}", "pid": str(os.getpid())}
         self._started = monotonic()
         self._neighbours = neighbours
+        self._certificate = certificate
         self._cluster = None if neighbours is None else ClusterApi(fleet, neighbours, self._json)
         app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._answer_errors, self._admit])
         app.add_routes(
@@ -128,24 +138,33 @@ class Api:
             app, access_log=None, keepalive_timeout=_KEEPALIVE_SECONDS, handler_cancellation=True, shutdown_timeout=1.0
         )
         self._listener: asyncio.Server | None = None
+        self._secure: list[Listener] = []
+        self._handshakes = Handshakes(_HANDSHAKE_SECONDS, self._counters, _log)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens."""
         if self._listener is None:
-            return []
+            return [listener.address for listener in self._secure]
         return [(str(name[0]), int(name[1])) for name in (sock.getsockname() for sock in self._listener.sockets)]
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         """Listen on ``host``:``port`` (0: any free one).  Raises ``OSError``."""
         await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self._accept, host, port, backlog=_MAX_CONNECTIONS)
+        if tls is None:
+            loop = asyncio.get_running_loop()
+            self._listener = await loop.create_server(self._accept, host, port, backlog=_MAX_CONNECTIONS)
+        else:
+            accept = functools.partial(self._accept_with_tls, tls)
+            self._secure = [Listener(sock, accept, self._counters, _log) for sock in bind(host, port)]
 
     async def close(self) -> None:
         """Stop listening; requests under way get a second to end."""
         if self._listener is not None:
             self._listener.close()
+        while self._secure:
+            self._secure.pop().close()
+        await self._handshakes.close()
         await self._runner.cleanup()
         await self._gate.close()
 
@@ -158,6 +177,12 @@ class Api:
         if server is None or len(server.connections) >= _MAX_CONNECTIONS:
             return _TurnedAway()
         return server()
+
+    def _accept_with_tls(self, tls: ssl.SSLContext, sock: socket.socket, address: str) -> None:
+        if len(self._handshakes) >= _MAX_CONNECTIONS:
+            sock.close()
+        else:
+            self._handshakes.begin(sock, address, tls, self._accept)
 
     # Around every request
 
@@ -249,11 +274,13 @@ class Api:
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
         numbers = await self._fleet.numbers()
+        certificate = self._certificate()
         others = self._neighbours
         registry = None if others is None else others.registry
         page = self._metrics.page(
             numbers, ready=self._fleet.ready(), stress=0.0 if others is None else others.stress,
             registry_up=None if registry is None else registry.up,
+            certificate_expires=None if certificate is None else certificate.expires,
         )
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
 

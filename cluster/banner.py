@@ -11,7 +11,10 @@ _ANYWHERE = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
 _ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 
-def banner(*, version: str, rtmp: Address, http: Address, api: Address, demo: bool) -> str:
+def banner(
+    *, version: str, rtmp: Address, http: Address, api: Address, demo: bool, rtmps: Address | None = None,
+    https: Address | None = None, api_tls: bool = False,
+) -> str:
     """The text, without a newline at its end."""
     rtmp_host = _name(rtmp) if rtmp.port == 1935 else reachable(rtmp)  # 1935 is what clients assume
     http_host = reachable(http)
@@ -20,14 +23,17 @@ def banner(*, version: str, rtmp: Address, http: Address, api: Address, demo: bo
         "",
         "  Publish with OBS (Settings > Stream > Service: Custom...)",
         f"    Server       rtmp://{rtmp_host}/live",
+        *([] if rtmps is None else [f"    or, with TLS rtmps://{reachable(rtmps)}/live"]),
         "    Stream Key   mystream",
         "",
         f"  Watch          http://{http_host}/",
+        *([] if https is None else [f"                 https://{reachable(https)}/"]),
     ]
     if demo:
         lines.append(f"                 http://{http_host}/#live/demo  (the moving test picture)")
-    lines.append(f"  Console        http://{reachable(api)}/")
-    lines.append(f"  API            http://{reachable(api)}/api/v1/streams")
+    scheme = "https" if api_tls else "http"
+    lines.append(f"  Console        {scheme}://{reachable(api)}/")
+    lines.append(f"  API            {scheme}://{reachable(api)}/api/v1/streams")
     return "\n".join(lines)
 
 

@@ -181,7 +181,10 @@ def _announce(node: Lifecycle, demo: bool) -> None:
     from cluster.engine import VERSION
 
     print(
-        banner(version=VERSION, rtmp=node.rtmp_address, http=node.http_address, api=node.api_address, demo=demo),
+        banner(
+            version=VERSION, rtmp=node.rtmp_address, http=node.http_address, api=node.api_address, demo=demo,
+            rtmps=node.rtmps_address, https=node.https_address, api_tls=node.api_tls,
+        ),
         flush=True,
     )
 
@@ -260,7 +263,10 @@ def _remote(arguments: argparse.Namespace) -> Remote | None:
     config = _load(arguments.config, arguments.overrides)
     if config is None:
         return None
-    return Remote(arguments.api or f"http://{reachable(config.api.listen)}", config.api.secret)
+    scheme = "https" if config.api.tls else "http"
+    url = arguments.api or f"{scheme}://{reachable(config.api.listen)}"
+    own = config.tls.certificate if config.api.tls and not arguments.api else None
+    return Remote(url, config.api.secret, certificate=own, ca=config.tls.ca)
 
 
 def _ask(arguments: argparse.Namespace, path: str, method: str, text: Callable[[dict[str, object]], str]) -> int:

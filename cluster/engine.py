@@ -36,6 +36,7 @@ from cluster.memory import LOOK_SECONDS, Trimmer
 from cluster.paths import Paths
 from cluster.reports import Numbers, Traffic
 from cluster.stress import Lag, Load, stress
+from cluster.tls.client import Outgoing, Trust
 from hls.http import Elsewhere, ViewerSite
 from hls.sharing import Feeds
 from pyrtmp.aio.connection import Connection
@@ -59,10 +60,10 @@ _log = structlog.get_logger(__name__)
 class Engine:
     """Streams, publishers and viewers of one process.
 
-    ``rtmp_port`` is what the page tells viewers.  ``streams`` gives what the page lists; without it, the live streams
-    of this process.  ``elsewhere``: where viewers go that this node should not take.  ``worker`` is its number, where
-    it is one of several.  ``hooks`` are an embedding program's; where ``access.rules`` are set, those say when they are
-    asked.
+    ``rtmp_port`` is what the page tells viewers, ``https_port`` where they are sent that should come with TLS (0: there
+    is none).  ``streams`` gives what the page lists; without it, the live streams of this process.  ``elsewhere``:
+    where viewers go that this node should not take.  ``worker`` is its number, where it is one of several.  ``hooks``
+    are an embedding program's; where ``access.rules`` are set, those say when they are asked.
     """
 
     def __init__(
@@ -74,9 +75,11 @@ class Engine:
         elsewhere: Elsewhere | None = None,
         worker: int = ALONE,
         hooks: Hooks | None = None,
+        https_port: int = 0,
     ) -> None:
         self.rtmp_port = rtmp_port
         """May be set until ``start``."""
+        self._https_port = https_port
         self.config = config
         """In force."""
         limits = config.limits
@@ -99,6 +102,8 @@ class Engine:
             node=config.node.id,
         )
         self._callback = self._new_callback(config)
+        self._tls = Outgoing(_trust(config))
+        """For connections to other servers."""
         self.pulls: Pulls | None = None
         """What it fetches from other nodes, where it may."""
         self.forwarder = Forwarder(
@@ -111,6 +116,7 @@ class Engine:
             wanted=lambda stream: not stream.pulled,
             hops=lambda stream: stream.hops,
             extra_targets=self._callback,
+            tls=self._tls,
         )
         self.uplink: Forwarder | None = None
         """Passes on to origins what is published to an edge."""
@@ -154,10 +160,10 @@ class Engine:
         if origins or resolve is not None:
             self.pulls = self.server.hub.source = Pulls(
                 self.server, Upstreams(origins, None if resolve is None else partial(resolve, kind="play")),
-                linger=lambda: self.config.edge.linger_seconds, claims=claims,
+                linger=lambda: self.config.edge.linger_seconds, claims=claims, tls=self._tls,
             )
         if self.config.node.role == "edge":
-            takers = [each for each in origins if each.scheme == "rtmp"]
+            takers = [each for each in origins if each.publishable]
             upstreams = Upstreams(takers, None if resolve is None else partial(resolve, kind="publish"))
             self.uplink = Forwarder(
                 self.server.hub,
@@ -168,7 +174,7 @@ class Engine:
                 settings=uplink.SETTINGS,
                 wanted=lambda stream: not stream.pulled,
                 hops=lambda stream: stream.hops,
-                connect=uplink.Uplink(upstreams).connect,
+                connect=uplink.Uplink(upstreams, self._tls).connect,
                 copies=False,
                 refused=self._uplink_refused,
             )
@@ -183,6 +189,7 @@ class Engine:
             version=VERSION,
             feeds=feeds,
             elsewhere=self._send_elsewhere,
+            https_port=self._redirect_port(self.config),
         )
         self._site.hls.made = lambda key, entry: self.callbacks.segment_made(
             key, Segment(name=entry.name, duration=entry.duration, sequence=entry.sequence)
@@ -193,6 +200,11 @@ class Engine:
         self._lag.start()
         self._tick()
         self._trim()
+
+    def use_https_port(self, port: int) -> None:
+        """It is there, and not where it was said before, that viewers come in with TLS."""
+        self._https_port = port
+        self.site.https_port = self._redirect_port(self.config)
 
     def sample(self) -> None:
         """Look at everything now, unless that was done just before."""
@@ -251,6 +263,10 @@ class Engine:
         stream = self.server.hub.find(*key)
         publisher = None if stream is None else stream.publisher
         return publisher.publishing.request(stream) if stream and isinstance(publisher, Connection) else None
+
+    def _redirect_port(self, config: Config) -> int:
+        """Where viewers are sent that come without TLS, or 0."""
+        return self._https_port if config.http.redirect_to_https else 0
 
     async def _list_streams(self) -> list[dict[str, Any]]:
         """What the page lists."""
@@ -327,7 +343,9 @@ class Engine:
                 hls=config.hls,
                 cors_origins=config.http.cors_origins,
                 trust_forwarded_from=config.http.trust_forwarded_from,
+                https_port=self._redirect_port(config),
             )
+        self._tls.configure(_trust(config))
         if config.forward.ask_url != self.config.forward.ask_url:
             self._callback = self._new_callback(config)
         self.forwarder.configure(_targets(config.forward.to), _per_app(config), self._callback)
@@ -400,6 +418,10 @@ class Engine:
     def _trim(self) -> None:
         self._trimmer.look([stream.gop_size[1] for stream in self.server.hub])
         self._trimming = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._trim)
+
+
+def _trust(config: Config) -> Trust:
+    return Trust(config.tls.ca, config.tls.client_certificate, config.tls.client_key)
 
 
 def _targets(texts: Sequence[str]) -> list[Target]:

@@ -7,25 +7,31 @@ import secrets
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from cluster.access.gate import Gate
 from cluster.api import Api
 from cluster.callbacks.callbacks import Callbacks
-from cluster.config import Address, Config
+from cluster.config import Address, Config, listens_with_tls
 from cluster.demo import Demo
 from cluster.edge.upstreams import Kind, Upstream
 from cluster.engine import VERSION
 from cluster.fleet import Fleet
 from cluster.neighbours import Neighbours
-from cluster.opening import found, freeze_heap, open_listener
+from cluster.opening import StartError, found, freeze_heap, open_listener
 from cluster.registry import NodeRecord
 from cluster.reloading import Reloaded, Reloader
 from cluster.sources import Publishers, SourceManager
+from cluster.tls.identity import Files, Identity, IdentityError
+from cluster.tls.server import ServerContexts
 from pyrtmp.counters import Counters
 from pyrtmp.names import StreamKey
+
+if TYPE_CHECKING:
+    from cluster.tls.keeper import Keeper
 
 _MAX_STRESS: Final = 1e6
 
@@ -33,7 +39,8 @@ _log = structlog.get_logger(__name__)
 
 
 class Lifecycle(ABC):
-    """The settings of a node, when it should end, its API and where it listens."""
+    """The settings of a node, when it should end, its API, its certificate and where it listens.  Raises
+    ``StartError``."""
 
     def __init__(self, config: Config, *, demo: bool = False, reload: Callable[[], Config] | None = None) -> None:
         self._settings = Reloader(config, reload)
@@ -45,6 +52,11 @@ class Lifecycle(ABC):
         self._demo = Demo() if demo else None
         self._rtmp: list[tuple[str, int]] = []
         self._http: list[tuple[str, int]] = []
+        self._rtmps: list[tuple[str, int]] = []
+        self._https: list[tuple[str, int]] = []
+        self._keeper: Keeper | None = None
+        self._tls: ServerContexts | None = None
+        """What listens with TLS in this process uses."""
         self._api: Api | None = None
         self._callbacks = Callbacks(
             config.callbacks, node=config.node.id, journal=structlog.get_logger("callbacks"), watching=lambda: 0.0
@@ -53,6 +65,14 @@ class Lifecycle(ABC):
         """Who may ask the API."""
         self._sources: SourceManager | None = None
         """Where nodes share a registry."""
+        if listens_with_tls(config):
+            from cluster.tls.keeper import Keeper  # slow to import, and few use it
+
+            try:
+                self._keeper = Keeper(_files(config), self._show)
+            except IdentityError as error:  # the files have changed since the settings were read
+                raise StartError(f"tls.{error.setting}: {error}") from None
+            self._tls = ServerContexts(self._keeper.identity)
         self._boot = secrets.token_hex(8)
         self._neighbours = Neighbours(self._record, busy=self._busy)
 
@@ -101,6 +121,8 @@ class Lifecycle(ABC):
     def reload(self) -> Reloaded:
         """Read the settings again; what can change while running does, in every process."""
         done = self._settings.reload()
+        if self._keeper is not None and not done.problems:
+            self._keeper.configure(_files(self._config))
         if done.changed:
             if self._api is not None:
                 self._api.configure(token=self._config.api.secret)
@@ -113,14 +135,35 @@ class Lifecycle(ABC):
     def _configure(self, config: Config) -> None:
         """Use other settings."""
 
+    def _show(self, identity: Identity) -> None:
+        """To clients that come from now on."""
+        if self._tls is not None:
+            self._tls.use(identity)
+        self._identity_changed(identity)
+
+    def _identity_changed(self, identity: Identity) -> None:  # noqa: B027
+        """Tell other processes, where there are any."""
+
+    @property
+    def _identity(self) -> Identity | None:
+        return None if self._keeper is None else self._keeper.identity
+
     async def _open_api(self, fleet: Fleet, counters: Counters) -> None:
         """``counters`` of this process, for whom it refuses.  Raises ``StartError``."""
         config = self._config
         self._api = Api(
             fleet, node=config.node.id, version=VERSION, token=config.api.secret, neighbours=self._neighbours,
-            gate=self._gate, counters=counters,
+            gate=self._gate, counters=counters, certificate=lambda: self._identity,
         )
-        await open_listener("api.listen", config.api.listen, self._api.start)
+        tls = self._tls.api if self._tls is not None and config.api.tls else None
+        await open_listener("api.listen", config.api.listen, partial(self._api.start, tls=tls))
+
+    async def _close_api(self) -> None:
+        """And watch no certificate any longer."""
+        if self._keeper is not None:
+            self._keeper.close()
+        if self._api is not None:
+            await self._api.close()
 
     async def _open_sources(self, publishers: Publishers) -> None:
         """Be known to the other nodes, where there is a registry."""
@@ -162,6 +205,8 @@ class Lifecycle(ABC):
         """Everything is open."""
         if self._demo is not None:
             await self._demo.start(self.rtmp_address)
+        if self._keeper is not None:
+            self._keeper.start()
         freeze_heap()
         _log.info(
             "started",
@@ -172,6 +217,8 @@ class Lifecycle(ABC):
             rtmp=str(self.rtmp_address),
             http=str(self.http_address),
             api=str(self.api_address),
+            **({} if self.rtmps_address is None else {"rtmps": str(self.rtmps_address)}),
+            **({} if self.https_address is None else {"https": str(self.https_address)}),
         )
 
     @property
@@ -191,6 +238,34 @@ class Lifecycle(ABC):
         return found(self._http, self._config.http.listen)
 
     @property
+    def rtmps_address(self) -> Address | None:
+        """Where publishers and RTMP viewers come in with TLS, if they may."""
+        configured = self._config.rtmps.listen
+        return None if configured is None else found(self._rtmps, configured)
+
+    @property
+    def https_address(self) -> Address | None:
+        """Where HTTP viewers come in with TLS, if they may."""
+        configured = self._config.https.listen
+        return None if configured is None else found(self._https, configured)
+
+    @property
+    def https_port(self) -> int:
+        """Of ``https_address``, or 0."""
+        return 0 if self.https_address is None else self.https_address.port
+
+    @property
+    def api_tls(self) -> bool:
+        """Whether operators come in with TLS."""
+        return self._config.api.tls
+
+    @property
     def api_address(self) -> Address:
         """Where operators come in."""
         return found(self._api.addresses if self._api else [], self._config.api.listen)
+
+
+def _files(config: Config) -> Files:
+    tls = config.tls
+    assert tls.certificate is not None and tls.key is not None, "settings that listen with TLS have been checked"
+    return Files(tls.certificate, tls.key, tls.client_ca)

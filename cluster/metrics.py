@@ -50,11 +50,14 @@ class Metrics:
         self._processes = _Processes()
 
     def page(
-        self, numbers: Sequence[Numbers], *, ready: bool, stress: float = 0.0, registry_up: bool | None = None
+        self, numbers: Sequence[Numbers], *, ready: bool, stress: float = 0.0, registry_up: bool | None = None,
+        certificate_expires: float | None = None,
     ) -> bytes:
         """Everything, in the text format 0.0.4.  ``numbers`` are of all processes that serve clients; ``registry_up``
-        is None where there is no registry."""
-        return generate_latest(_Page(self._info, numbers, ready, stress, registry_up, self._processes))
+        is None where there is no registry, ``certificate_expires`` where nothing listens with TLS."""
+        return generate_latest(
+            _Page(self._info, numbers, ready, stress, registry_up, certificate_expires, self._processes)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class _Page(Collector):
     ready: bool
     stress: float
     registry_up: bool | None
+    certificate_expires: float | None
     processes: _Processes
 
     def collect(self) -> Iterator[Metric]:
@@ -81,6 +85,12 @@ class _Page(Collector):
         yield _gauge("pyrtmp_node_stress", "How busy the node is: 0 idle, 1 as busy as it should be.", self.stress)
         if self.registry_up is not None:
             yield _gauge("pyrtmp_registry_up", "1 while the registry answers.", int(self.registry_up))
+        if self.certificate_expires is not None:
+            yield _gauge(
+                "pyrtmp_tls_certificate_expiry_timestamp_seconds",
+                "When the certificate in use expires, in seconds since 1970.",
+                self.certificate_expires,
+            )
         yield from _workers(self.numbers, numbers)
         yield from self.processes.collect(self.numbers)
 

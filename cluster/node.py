@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from cluster.config import Config
 from cluster.engine import Engine
@@ -47,11 +48,19 @@ class Node(Lifecycle):
         raise_descriptor_limit()
         await open_listener("rtmp.listen", config.rtmp.listen, engine.server.start)
         self._rtmp = engine.server.addresses
+        tls = self._tls
+        if config.rtmps.listen is not None and tls is not None:
+            await open_listener("rtmps.listen", config.rtmps.listen, partial(engine.server.start, tls=tls.rtmps))
+            self._rtmps = engine.server.addresses[len(self._rtmp) :]
         engine.rtmp_port = self.rtmp_address.port
         engine.start(resolve=self._resolve)
         site = engine.site
         await open_listener("http.listen", config.http.listen, site.start)
         self._http = site.addresses
+        if config.https.listen is not None and tls is not None:
+            await open_listener("https.listen", config.https.listen, partial(site.start, tls=tls.https))
+            self._https = site.addresses[len(self._http) :]
+            engine.use_https_port(self.https_port)
         await self._open_sources(self)
         if self._sources is not None:
             engine.server.claims = NodeClaims(self._sources)
@@ -74,8 +83,7 @@ class Node(Lifecycle):
         await self.engine.close()
         if self._sources is not None:
             await self._sources.close()
-        if self._api is not None:
-            await self._api.close()
+        await self._close_api()
 
     def ready(self) -> bool:
         return not self._draining

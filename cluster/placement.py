@@ -104,7 +104,7 @@ def urls(node: NodeRecord, key: StreamKey) -> dict[str, Any]:
     http = f"http://{node.http}/{key}" if node.http else None
     return {
         "node": node.id,
-        "rtmp": f"rtmp://{node.rtmp}/{key}",
+        "rtmp": f"{'' if '://' in node.rtmp else 'rtmp://'}{node.rtmp}/{key}",
         "flv": http and f"{http}.flv",
         "hls": http and f"{http}.m3u8",
     }

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from cluster.tls.client import Trust, client_context
 
 TIMEOUT_SECONDS = 5.0
 
@@ -28,10 +31,13 @@ class RemoteError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """The API at ``url`` (``http://127.0.0.1:1985``)."""
+    """The API at ``url`` (``http://127.0.0.1:1985``).  ``certificate`` is a file with the very one that it shows, if
+    that is known, ``ca`` one with authorities beside those of the machine."""
 
     url: str
     token: str = ""
+    certificate: str | None = None
+    ca: str | None = None
 
     def ask(self, path: str, method: str = "GET") -> dict[str, Any]:
         """The answer to one request.  Raises ``RemoteError``."""
@@ -41,8 +47,11 @@ class Remote:
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
         # A proxy from the environment is for the web, not for this machine's own node.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
         try:
+            if request.type == "https":
+                handlers.append(urllib.request.HTTPSHandler(context=self._tls()))
+            opener = urllib.request.build_opener(*handlers)
             with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
@@ -56,6 +65,16 @@ class Remote:
         if not isinstance(answer, dict) or "server" not in answer:
             raise RemoteError(f"what answers at {self.url} is not the API of a node")
         return answer
+
+    def _tls(self) -> ssl.SSLContext:
+        """Raises ``OSError``."""
+        if self.certificate is None:
+            return client_context(Trust(ca=self.ca))
+        # Nobody else has its key: there is no need for an authority, nor for its name, which the address is not.
+        context = ssl.create_default_context(cafile=self.certificate)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
 
     def _refusal(self, error: urllib.error.HTTPError) -> RemoteError:
         try:

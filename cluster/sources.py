@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import structlog
 
 from cluster.config import Config
-from cluster.edge.upstreams import Upstream, spread
+from cluster.edge.upstreams import Scheme, Upstream, spread
 from cluster.placement import Placement
 from cluster.registry import Keeper, Lease, NodeRecord, TakenError, connect, parse
 from pyrtmp.errors import RefusedError
@@ -171,5 +171,6 @@ class SourceManager:
 
 
 def _upstream(address: str, node: str) -> Upstream | None:
-    host, _, port = address.rpartition(":")
-    return Upstream(host.strip("[]"), int(port), node) if host and port.isdigit() else None
+    scheme: Scheme = "rtmps" if address.startswith("rtmps://") else "rtmp"
+    host, _, port = address.removeprefix("rtmps://").rpartition(":")
+    return Upstream(host.strip("[]"), int(port), node, scheme) if host and port.isdigit() else None

@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import json
 import mimetypes
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterator
@@ -33,7 +34,8 @@ from hls.live import HlsService, Reply
 from hls.settings import HlsSettings
 from hls.sharing import Feeds
 from hls.viewer import FlvViewer
-from pyrtmp.aio.listener import bind
+from pyrtmp.aio.handshakes import Handshakes
+from pyrtmp.aio.listener import Listener, bind
 from pyrtmp.aio.playing import IMPATIENT_SECONDS
 from pyrtmp.aio.server import Server
 from pyrtmp.aio.sockets import set_keepalive
@@ -76,6 +78,8 @@ _REFUSAL: Final = {
 }
 _CAUSES: Final = {404: "not_found", 503: "busy"}
 """Why a viewer failed (``Server.viewer_failed``), by the status of its answer."""
+_HOST: Final = re.compile(r"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+"""What a Host header may be, so that it can stand in a URL."""
 _TICK_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
 """How long the page's list waits for a stream that another node may have."""
@@ -96,7 +100,8 @@ class ViewerSite:
     ``streams`` gives what the page lists, as plain data for JSON, at once or awaited.  ``header_seconds`` is the
     deadline for a connection's first request head.  ``feeds``: where other workers' HLS is found.  Proxies at
     ``trust_forwarded_from``, addresses or networks, are believed for whom they ask (X-Forwarded-For).  ``elsewhere`` is
-    asked before somebody is served who may be new.
+    asked before somebody is served who may be new.  ``https_port``: where viewers are sent that come without TLS, but
+    for those behind such a proxy; 0: nowhere.
     """
 
     def __init__(
@@ -112,6 +117,7 @@ class ViewerSite:
         header_seconds: float = HEADER_SECONDS,
         feeds: Feeds | None = None,
         elsewhere: Elsewhere | None = None,
+        https_port: int = 0,
     ) -> None:
         settings = hls or HlsSettings()
         self._server = server
@@ -122,6 +128,8 @@ class ViewerSite:
         self._proxies = Networks(trust_forwarded_from)
         self._streams = streams
         self._elsewhere = elsewhere
+        self.https_port = https_port
+        """May be set at any time."""
         self._rtmp_port = rtmp_port
         self._version = version
         self._page = {file.name: file for file in _page_files()}
@@ -129,13 +137,18 @@ class ViewerSite:
         self._connections: _Connections | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._servers: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
+        """With TLS."""
+        self._handshakes = Handshakes(header_seconds, server.counters, server.journal)
         self._accepting: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
     def configure(
-        self, *, cors_origins: Collection[str], trust_forwarded_from: Collection[str], hls: HlsSettings
+        self, *, cors_origins: Collection[str], trust_forwarded_from: Collection[str], hls: HlsSettings,
+        https_port: int = 0,
     ) -> None:
         """Use other settings: for every request, ``hls`` for streams packaged from now on."""
+        self.https_port = https_port
         self._origins = frozenset(cors_origins)
         self._proxies = Networks(trust_forwarded_from)
         self.hls.configure(hls)
@@ -145,21 +158,26 @@ class ViewerSite:
         """Listen on ``host``:``port``; may be called again for another address.  Raises ``OSError``."""
         sockets = bind(host, port)
         connections = self._open()
+        if tls is not None:
+            accept = functools.partial(self.accept, tls=tls)
+            self._listeners += [Listener(sock, accept, self._server.counters, self._server.journal) for sock in sockets]
+            return
         for sock in sockets:
             self._servers.append(
-                await asyncio.get_running_loop().create_server(
-                    connections, sock=sock, backlog=1024, ssl=tls,
-                    ssl_handshake_timeout=self._header_seconds if tls else None,
-                )
+                await asyncio.get_running_loop().create_server(connections, sock=sock, backlog=1024)
             )
 
-    def accept(self, sock: socket.socket) -> None:
-        """Serve a client's socket that another process has accepted: non-blocking, and the site's from here on.
+    def accept(self, sock: socket.socket, address: str = "", *, tls: ssl.SSLContext | None = None) -> None:
+        """Serve a client's socket that somebody else has accepted: non-blocking, and the site's from here on.
 
-        No listener is needed.
+        No listener is needed.  With ``tls`` the client counts as a connection from ``address`` until its handshake is
+        over, for which it has as long as for a request head.
         """
-        if self._closing.is_set():
+        if self._closing.is_set() or (tls is not None and not self._may_shake_hands(address)):
             sock.close()
+            return
+        if tls is not None:
+            self._handshakes.begin(sock, address, tls, self._open(), self._server.pending(address))
             return
         task = asyncio.get_running_loop().create_task(self._connect(sock))
         self._accepting.add(task)
@@ -172,6 +190,12 @@ class ViewerSite:
             sock.close()
             self._server.journal.error("accept_failed", error=str(error))
 
+    def _may_shake_hands(self, address: str) -> bool:
+        if self._server.may_accept(None if address in self._proxies else address):
+            return True
+        self._server.journal.warning("refused", address=address, what="connection")
+        return False
+
     def _open(self) -> _Connections:
         """What is needed to serve connections, besides listening."""
         if self._connections is None:
@@ -182,23 +206,29 @@ class ViewerSite:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens."""
-        return [sock.getsockname()[:2] for server in self._servers for sock in server.sockets]
+        plain = [sock.getsockname()[:2] for server in self._servers for sock in server.sockets]
+        return plain + [listener.address for listener in self._listeners]
 
     @property
     def connections(self) -> int:
-        """HTTP connections; HTTP-FLV viewers that the kernel serves have left them and are clients of the server."""
-        return 0 if self._connections is None else len(self._connections.connections)
+        """HTTP connections, those in their TLS handshake, too; HTTP-FLV viewers that the kernel serves have left them
+        and are clients of the server."""
+        return 0 if self._connections is None else len(self._connections.connections) + len(self._handshakes)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; connections go on."""
         for server in self._servers:
             server.close()
         self._servers.clear()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     async def close(self) -> None:
         """Stop; waiting requests are answered, viewers have been ended by ``Server.close``."""
         self._closing.set()
         self.stop_accepting()
+        await self._handshakes.close()
         if self._accepting:
             await asyncio.wait(self._accepting)
         if self._ticker is not None:
@@ -221,18 +251,29 @@ class ViewerSite:
         self._connections.asked(request.protocol)
         try:
             if request.method in ("GET", "HEAD"):
+                if self.https_port and not request.secure and (request.remote or "unix") not in self._proxies:
+                    raise _Moved(self._secure_url(request), 308)
                 return await self._get(request)
             if request.method == "OPTIONS":
                 return self._options(request)
             raise _Refused(405, "this server answers GET, HEAD and OPTIONS")
         except _Moved as moved:
             fields = self._fields(request, "", "no-store", more=f"Location: {moved.url}\r\n")
-            return _Answer(request, 307, fields)
+            return _Answer(request, moved.status, fields)
         except _Refused as refusal:
             fields = self._fields(
                 request, "text/plain; charset=utf-8", "no-store", more=_REFUSAL.get(refusal.status, "")
             )
             return _Answer(request, refusal.status, fields, f"{refusal.why}\n".encode())
+
+    def _secure_url(self, request: web.BaseRequest) -> str:
+        """The same with TLS.  Raises ``_Refused``."""
+        host = _HOST.fullmatch(request.headers.get(hdrs.HOST, ""))
+        if host is None:
+            raise _Refused(400, "this is served by HTTPS, and the request does not say how this server is called")
+        port = "" if self.https_port == 443 else f":{self.https_port}"
+        query = request.rel_url.raw_query_string
+        return f"https://{host[1]}{port}{request.rel_url.raw_path}" + (f"?{query}" if query else "")
 
     async def _get(self, request: web.BaseRequest) -> _Answered:
         path = request.path
@@ -341,7 +382,8 @@ class ViewerSite:
         known = kind == "playlist" and self.audience.knows(key, self._address(request), agent)
         if known and not server.draining:
             return
-        if self._elsewhere is not None and not kin.node and (base := await self._elsewhere(key)):
+        # Other nodes are known by their plain addresses, where the page of somebody who came by HTTPS cannot go.
+        if self._elsewhere is not None and not kin.node and not request.secure and (base := await self._elsewhere(key)):
             server.counters.refused["sent_elsewhere"] += 1
             query = request.rel_url.raw_query_string
             raise _Moved(f"{base}{request.path}?{query}" if query else f"{base}{request.path}")
@@ -623,9 +665,10 @@ class _Refused(Exception):
 class _Moved(Exception):
     """Another server serves this."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, status: int = 307) -> None:
         super().__init__(url)
         self.url = url
+        self.status = status
 
 
 class _Media(NamedTuple):

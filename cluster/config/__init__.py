@@ -12,7 +12,7 @@ shorter than a fragment) is checked last.
 together, ``documents`` describes it, ``changes`` says what of it can change while a node runs.
 """
 
-from cluster.config.changes import RESTART, Changes, compare
+from cluster.config.changes import RESTART, Changes, compare, listens_with_tls
 from cluster.config.documents import example, reference
 from cluster.config.errors import ConfigError, Problem
 from cluster.config.loading import load
@@ -24,11 +24,14 @@ from cluster.config.settings import (
     ApiSettings,
     Config,
     HttpSettings,
+    HttpsSettings,
     LimitSettings,
     LogSettings,
     NodeSettings,
     Origin,
     RtmpSettings,
+    RtmpsSettings,
+    TlsSettings,
 )
 
 __all__ = [
@@ -41,6 +44,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "HttpSettings",
+    "HttpsSettings",
     "LimitSettings",
     "LogSettings",
     "NodeSettings",
@@ -48,8 +52,11 @@ __all__ = [
     "Origin",
     "Problem",
     "RtmpSettings",
+    "RtmpsSettings",
+    "TlsSettings",
     "compare",
     "example",
+    "listens_with_tls",
     "load",
     "options",
     "reference",

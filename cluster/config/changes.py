@@ -10,7 +10,8 @@ from cluster.config.settings import Config
 
 RESTART: frozenset[str] = frozenset(
     ("node.id", "node.role", "node.workers", "rtmp.listen", "http.listen", "api.listen", "edge.origins", "node.group",
-     "node.advertise", "registry.url", "registry.url_file", "registry.key_prefix", "registry.lease_seconds")
+     "rtmps.listen", "https.listen", "api.tls", "node.advertise", "registry.url", "registry.url_file",
+     "registry.key_prefix", "registry.lease_seconds")
 )
 """What stays as it is until the node is started again.  All the rest is live; ``stream`` and ``hls`` for streams that
 begin from then on."""
@@ -35,6 +36,8 @@ def compare(before: Config, after: Config) -> Changes:
     if not before.api.listen.is_loopback and after.api.token is None:
         # It goes on listening where others reach it: not without the token that this needs.
         restart |= {name for name in differ if name in ("api.token", "api.token_file")}
+    if listens_with_tls(before) and after.tls.certificate is None:
+        restart |= {name for name in differ if name in ("tls.certificate", "tls.key", "tls.client_ca")}
     kept: dict[str, dict[str, object]] = {}
     for name in restart:
         section, _, key = name.partition(".")
@@ -45,6 +48,11 @@ def compare(before: Config, after: Config) -> Changes:
         tuple(name for name in differ if name not in restart),
         tuple(name for name in differ if name in restart),
     )
+
+
+def listens_with_tls(config: Config) -> bool:
+    """Whether anybody comes in with TLS, so that there is a certificate."""
+    return config.rtmps.listen is not None or config.https.listen is not None or config.api.tls
 
 
 def _value(config: Config, name: str) -> object:

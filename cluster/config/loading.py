@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from cluster.config.errors import ConfigError, Problem
+from cluster.config.files import FILES, unusable
 from cluster.config.options import Option, options
 from cluster.config.settings import CALLBACK_EVENTS, Config
 from cluster.config.sources import Layer, read_credentials, read_environment, read_file, read_overrides
@@ -41,6 +42,15 @@ def load(path: Path | None, overrides: Sequence[str], environ: Mapping[str, str]
             blamed = next(name for name in names if name in places)
             problems.append(Problem(places[blamed], blamed, reason))
 
+    resolved = {}
+    for name in FILES:
+        if values[name] is not None:
+            directory = path.parent if path is not None and places[name] == file.places.get(name) else Path()
+            resolved[name] = values[name] = str(directory / values[name])
+    for name, reason in unusable(values):
+        if not broken.intersection((name, "")):
+            problems.append(Problem(places[name], name, reason))
+
     secrets: dict[str, Any] = {}
     for name, option in options().items():
         if option.is_secret and values[name] is None and values[f"{name}_file"] is not None:
@@ -52,7 +62,7 @@ def load(path: Path | None, overrides: Sequence[str], environ: Mapping[str, str]
                 problems.append(Problem(place, f"{name}_file", str(error)))
     if not problems:
         try:
-            return _merge([Layer(secrets), *layers])
+            return _merge([Layer(secrets | resolved), *layers])
         except ValidationError as error:  # a section's own rule, in its __post_init__
             for each in error.errors(include_url=False):
                 section = str(each["loc"][0])
@@ -97,7 +107,8 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...]
     for smaller, larger in _ORDERED:
         if values[smaller] > values[larger]:
             yield (smaller, larger), f"{smaller} ({values[smaller]}) is more than {larger} ({values[larger]})"
-    for one, other in itertools.combinations(("rtmp.listen", "http.listen", "api.listen"), 2):
+    listeners = ("rtmp.listen", "http.listen", "api.listen", "rtmps.listen", "https.listen")
+    for one, other in itertools.combinations([name for name in listeners if values[name] is not None], 2):
         if values[one].clashes(values[other]):
             yield (one, other), f"{one} ({values[one]}) and {other} ({values[other]}) cannot be open together"
     registry = values["registry.url"] is not None or values["registry.url_file"] is not None
@@ -115,6 +126,7 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...]
     for secret in (each.name for each in options().values() if each.is_secret):
         if values[secret] is not None and values[f"{secret}_file"] is not None:
             yield (f"{secret}_file", secret), f"{secret} is set as well; only one of them may be"
+    yield from _tls_contradictions(values)
     yield from _loose_ends(values)
     yield from _callbacks(values)
     if not values["api.listen"].is_loopback and values["api.token"] is None and values["api.token_file"] is None:
@@ -122,6 +134,17 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...]
             ("api.listen", "api.token", "api.token_file"),
             f"other machines can reach {values['api.listen']}; that needs api.token or api.token_file",
         )
+
+
+def _tls_contradictions(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    for one, other in (
+        ("tls.certificate", "tls.key"), ("tls.key", "tls.certificate"), ("tls.client_ca", "tls.certificate"),
+        ("tls.client_certificate", "tls.client_key"), ("tls.client_key", "tls.client_certificate"),
+        ("rtmps.listen", "tls.certificate"), ("https.listen", "tls.certificate"), ("api.tls", "tls.certificate"),
+        ("http.redirect_to_https", "https.listen"),
+    ):  # fmt: skip
+        if values[one] not in (None, False) and values[other] is None:
+            yield (one, other), f"{one} needs {other}"
 
 
 # What a check decides by.

@@ -90,14 +90,16 @@ class Option:
         if typing.get_origin(hint) is Literal:
             return ", ".join(f"`{toml(choice)}`" for choice in typing.get_args(hint))
         if self.name in ("edge.origins",):
-            return "list of host:port or http[s]://host[:port][/path]"
+            return "list of host:port, rtmps://host[:port] or http[s]://host[:port][/path]"
         if self.name in ("rtmp.proxy_from", "http.trust_forwarded_from"):
             return "list of addresses or networks"
         if self._is_list:
             return "list of text"
         if self._is_table:
             return "table of lists of text"
-        return {Address: "host:port", bool: "true, false"}.get(hint, "text")
+        if Address in _parts(self.hint):
+            return "host:port"
+        return "true, false" if hint is bool else "text"
 
 
 @functools.cache

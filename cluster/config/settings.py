@@ -93,26 +93,27 @@ class Origin:
 
     host: str
     port: int
-    scheme: Literal["rtmp", "http", "https"] = "rtmp"
+    scheme: Literal["rtmp", "rtmps", "http", "https"] = "rtmp"
     prefix: str = ""
     """``""`` or ``/part``, ``/part/part``."""
 
     @classmethod
     def parse(cls, text: object) -> Origin:
-        """Read ``host:port``, ``rtmp://host[:port]`` or ``http[s]://host[:port][/path]``.  Raises ``ValueError``."""
+        """Read ``host:port``, ``rtmp[s]://host[:port]`` or ``http[s]://host[:port][/path]``.  Raises ``ValueError``."""
         if isinstance(text, Origin):
             return text
         if not isinstance(text, str) or "://" not in text:
             address = _reachable(Address.parse(text))
             return cls(address.host, address.port)
-        match = re.fullmatch(r"(rtmp|http|https)://([^/?#@]*)((?:/[A-Za-z0-9._~-]+)*)/?", text)
+        match = re.fullmatch(r"(rtmps?|https?)://([^/?#@]*)((?:/[A-Za-z0-9._~-]+)*)/?", text)
         if match is None or not all(part.strip(".") for part in match[3].split("/")[1:]):
             raise ValueError(
-                f"should be host:port or http[s]://host[:port][/path], without user or query, not {toml(text)}"
+                f"should be host:port, rtmps://host[:port] or http[s]://host[:port][/path], without user or query, "
+                f"not {toml(text)}"
             )
         scheme, authority, prefix = match.groups()
-        if scheme == "rtmp" and prefix:
-            raise ValueError(f"the application is the stream's own: should be rtmp://{authority}, not {toml(text)}")
+        if scheme in ("rtmp", "rtmps") and prefix:
+            raise ValueError(f"the application is the stream's own: should be {scheme}://{authority}, not {toml(text)}")
         if not re.search(r":[0-9]+$", authority):
             authority += f":{_PORTS[scheme]}"
         address = _reachable(Address.parse(authority))
@@ -123,7 +124,7 @@ class Origin:
         return address if self.scheme == "rtmp" else f"{self.scheme}://{address}{self.prefix}"
 
 
-_PORTS: Final = {"rtmp": 1935, "http": 80, "https": 443}
+_PORTS: Final = {"rtmp": 1935, "rtmps": 1936, "http": 80, "https": 443}
 
 
 def _one_per_core() -> int:
@@ -149,6 +150,13 @@ def _reachable(address: Address) -> Address:
     if not address.port or address.host in ("0.0.0.0", "::"):
         raise ValueError(f"should be an address to connect to, not {address}")
     return address
+
+
+def _advertised(value: object) -> Origin:
+    origin = Origin.parse(value)
+    if origin.scheme not in ("rtmp", "rtmps"):
+        raise ValueError(f"should be host:port or rtmps://host[:port], not {toml(str(value))}")
+    return origin
 
 
 def _group(text: str) -> str:
@@ -247,6 +255,7 @@ def _list(value: object) -> object:
 
 
 Listen = Annotated[Address, BeforeValidator(Address.parse)]
+FileName = Annotated[str, Field(min_length=1)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Origins = Annotated[
     tuple[Annotated[Origin, BeforeValidator(Origin.parse)], ...], BeforeValidator(_list)
@@ -280,8 +289,9 @@ class NodeSettings:
     group: Annotated[str, AfterValidator(_group)] = ""
     """Data centre or rack.  Nodes fetch streams from their own group while it has them."""
 
-    advertise: Annotated[Address, BeforeValidator(Address.parse), AfterValidator(_reachable)] | None = None
-    """Address and TCP port where other nodes reach this one by RTMP, as "10.0.0.1:1935"; without it, rtmp.listen."""
+    advertise: Annotated[Origin, BeforeValidator(_advertised)] | None = None
+    """Address and TCP port where other nodes reach this one by RTMP, as "10.0.0.1:1935", or by RTMPS, as
+    "rtmps://origin-1.example.org:1936"; without it, rtmp.listen."""
 
     drain_seconds: float = 10.0
     """Longest time, in seconds, from SIGTERM until the last connection is closed.  Where there are other nodes,
@@ -301,6 +311,15 @@ class RtmpSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RtmpsSettings:
+    """Where publishers, RTMP viewers and other nodes come in with TLS."""
+
+    listen: Listen | None = None
+    """Address and TCP port, as "0.0.0.0:1936"; without it, nobody does.  It needs tls.certificate.
+    rtmp.proxy_from is not about it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
     """Where HTTP-FLV and HLS viewers and the player page come in."""
 
@@ -315,7 +334,45 @@ class HttpSettings:
 
     redirect: bool = False
     """Whether viewers that come while this node drains or is full are sent to the best other node (status 307), where
-    there is a registry.  While it drains, it then goes on listening for them."""
+    there is a registry.  While it drains, it then goes on listening for them.  Who came by HTTPS is not sent away."""
+
+    redirect_to_https: bool = False
+    """Whether viewers that come without TLS are sent to https.listen (status 308), but for those behind a proxy of
+    trust_forwarded_from, which may do TLS itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpsSettings:
+    """Where the same viewers come in with TLS."""
+
+    listen: Listen | None = None
+    """Address and TCP port, as "0.0.0.0:443"; without it, nobody does.  It needs tls.certificate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """What is shown to clients that come with TLS, what servers are verified with that this node connects to, and what
+    is shown to them.  All are PEM files, relative to the configuration file, and are read again when they change."""
+
+    certificate: FileName | None = None
+    """The certificate for rtmps.listen, https.listen and the API, with those between it and an authority's behind it
+    (fullchain.pem of certbot)."""
+
+    key: FileName | None = None
+    """Its private key."""
+
+    client_ca: FileName | None = None
+    """Authorities.  With it, every client of rtmps.listen and https.listen has to show a certificate of one of them:
+    for nodes that only other nodes and known encoders connect to."""
+
+    ca: FileName | None = None
+    """Authorities that other nodes and targets of forwards are verified with, beside those of the machine."""
+
+    client_certificate: FileName | None = None
+    """The certificate that is shown to other nodes and targets of forwards, where they ask for one."""
+
+    client_key: FileName | None = None
+    """Its private key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,6 +381,9 @@ class ApiSettings:
 
     listen: Listen = Address("127.0.0.1", 1985)
     """Address and TCP port.  One that other machines can reach needs a token."""
+
+    tls: bool = False
+    """Whether the API speaks HTTPS there, and HTTPS only.  It needs tls.certificate."""
 
     token: Secret | None = None
     """What a request must carry as "Authorization: Bearer TOKEN"; without one, every local user may ask."""
@@ -530,9 +590,9 @@ class EdgeSettings:
     """Streams that nobody publishes here are fetched from another node, while somebody watches."""
 
     origins: Origins = ()
-    """Nodes to ask, as ["10.0.0.1:1935", "10.0.0.2:1935"].  Streams are spread evenly over them; one that has not got
-    the stream, or fails, is followed by the next.  One given as http://host:port or https://host:port, maybe with a
-    path, is asked by HTTP-FLV, at /app/stream.flv under that; it takes no publishers from an edge."""
+    """Nodes to ask, as ["10.0.0.1:1935", "rtmps://10.0.0.2:1936"].  Streams are spread evenly over them; one that has
+    not got the stream, or fails, is followed by the next.  One given as http://host:port or https://host:port, maybe
+    with a path, is asked by HTTP-FLV, at /app/stream.flv under that; it takes no publishers from an edge."""
 
     linger_seconds: float = 2.0
     """How long, in seconds, a stream is still fetched after its last viewer left."""
@@ -574,7 +634,10 @@ class Config:
 
     node: NodeSettings = field(default_factory=NodeSettings)
     rtmp: RtmpSettings = field(default_factory=RtmpSettings)
+    rtmps: RtmpsSettings = field(default_factory=RtmpsSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
+    https: HttpsSettings = field(default_factory=HttpsSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     callbacks: CallbackSettings = field(default_factory=CallbackSettings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from time import monotonic
@@ -38,11 +39,12 @@ class Attempt(ABC):
     to put it.
 
     ``notice`` is called when there is something to look at: the first frame, more of what is held, an upstream that is
-    ``silent`` or ``leaving``, the end.
+    ``silent`` or ``leaving``, the end.  ``tls`` is called where the connection is one with TLS.
     """
 
     def __init__(
-        self, upstream: Upstream, url: str, kin: Kin, limits: Limits, notice: Callable[[], None]
+        self, upstream: Upstream, url: str, kin: Kin, limits: Limits, notice: Callable[[], None],
+        tls: Callable[[], ssl.SSLContext],
     ) -> None:
         self.upstream = upstream
         self.kin = STRANGER
@@ -63,6 +65,7 @@ class Attempt(ABC):
         self._own = kin
         self._limits = limits
         self._notice = notice
+        self._tls = tls
         self._held: list[Message] | None = []
         self._held_bytes = 0
         self._take: Callable[[Message], None] | None = None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import ssl
 from typing import Final
 
 from aiohttp import (
@@ -43,7 +41,7 @@ class FlvAttempt(Attempt):
         try:
             async with (
                 ClientSession(
-                    connector=TCPConnector(ssl=_tls() if url.scheme == "https" else True),
+                    connector=TCPConnector(ssl=self._tls() if url.scheme == "https" else True),
                     timeout=ClientTimeout(connect=attempt.CONNECT_SECONDS),
                     headers={"User-Agent": "pyrtmp", "Accept-Encoding": "identity", HEADER: self._own.header()},
                     cookie_jar=DummyCookieJar(),
@@ -76,9 +74,3 @@ def _check(response: ClientResponse) -> None:
         raise ConnectionError(f"it answered {response.status}")
     if response.status != 200:
         raise RefusedError("NetStream.Play.StreamNotFound", f"it answered {response.status}")
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """Reading the system's certificates takes a while."""
-    return ssl.create_default_context()

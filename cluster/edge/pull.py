@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final, Protocol
@@ -61,7 +62,9 @@ MAX_SEARCHES: Final = 100
 
 _WATCH_SECONDS: Final = 0.25
 
-_ATTEMPTS: Final[Mapping[Scheme, type[Attempt]]] = {"rtmp": RtmpAttempt, "http": FlvAttempt, "https": FlvAttempt}
+_ATTEMPTS: Final[Mapping[Scheme, type[Attempt]]] = {
+    "rtmp": RtmpAttempt, "rtmps": RtmpAttempt, "http": FlvAttempt, "https": FlvAttempt,
+}  # fmt: skip
 
 _log = structlog.get_logger(__name__)
 
@@ -105,6 +108,7 @@ class Pull:
         claims: Claims | None,
         searches: Searches,
         on_end: Callable[[Pull], None],
+        tls: Callable[[], ssl.SSLContext],
     ) -> None:
         self.id = f"pull-{server.new_id()}"
         self.key = stream.key
@@ -123,6 +127,7 @@ class Pull:
         self._claims = claims
         self._searches = searches
         self._on_end = on_end
+        self._tls = tls
         self._event = asyncio.Event()
         """Something happened that the task should look at."""
         self._current: Attempt | None = None
@@ -295,7 +300,9 @@ class Pull:
                 if waiting and (now >= next_at or not attempts):
                     upstream = waiting.pop(0)
                     url = upstream.url(self.key, self._query)
-                    attempt = _ATTEMPTS[upstream.scheme](upstream, url, kin, self._server.limits, self._event.set)
+                    attempt = _ATTEMPTS[upstream.scheme](
+                        upstream, url, kin, self._server.limits, self._event.set, self._tls
+                    )
                     attempts.append(attempt)
                     attempt.start()
                     next_at = now + STAGGER_SECONDS

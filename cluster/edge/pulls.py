@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.edge.pull import Claims, Pull, Searches
 from cluster.edge.upstreams import Upstreams
+from cluster.tls.client import system_context
 from pyrtmp.aio.server import Server
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import Stream
@@ -25,15 +27,20 @@ class PullFacts:
 
 
 class Pulls:
-    """See ``pyrtmp.hub.Source``.  ``linger``: seconds that a stream is pulled after its last viewer left."""
+    """See ``pyrtmp.hub.Source``.  ``linger``: seconds that a stream is pulled after its last viewer left.
+
+    ``tls``: what upstreams are verified with.
+    """
 
     def __init__(
-        self, server: Server, upstreams: Upstreams, *, linger: Callable[[], float], claims: Claims | None = None
+        self, server: Server, upstreams: Upstreams, *, linger: Callable[[], float], claims: Claims | None = None,
+        tls: Callable[[], ssl.SSLContext] = system_context,
     ) -> None:
         self._server = server
         self._upstreams = upstreams
         self._linger = linger
         self._claims = claims
+        self._tls = tls
         self._pulls: dict[StreamKey, Pull] = {}
         self._searches = Searches()
         self._closed = False
@@ -55,6 +62,7 @@ class Pulls:
             self._pulls[stream.key] = Pull(
                 stream, self._server, self._upstreams, query,
                 linger=self._linger, claims=self._claims, searches=self._searches, on_end=self._ended,
+                tls=self._tls,
             )
 
     def look(self, key: StreamKey) -> None:

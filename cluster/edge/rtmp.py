@@ -25,7 +25,8 @@ class RtmpAttempt(Attempt):
     async def _play(self) -> None:
         # Redirections (connect answered with another address) are not followed: only known addresses are dialled.
         client = await Client.connect(
-            self._url, timeout=attempt.CONNECT_SECONDS, limits=self._limits, capsEx=CAPS_EX | RECONNECT,
+            self._url, timeout=attempt.CONNECT_SECONDS, limits=self._limits,
+            tls=self._tls() if self.upstream.scheme == "rtmps" else None, capsEx=CAPS_EX | RECONNECT,
             **self._own.entry(),
         )
         try:

@@ -7,11 +7,13 @@ timeline.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
 
 from cluster.edge.upstreams import Upstreams
 from cluster.forward.settings import PushSettings
 from cluster.forward.target import parse_target
+from cluster.tls.client import system_context
 from pyrtmp.aio.client import Client, RtmpUrl
 from pyrtmp.names import make_key
 from pyrtmp.settings import Limits
@@ -27,8 +29,9 @@ SETTINGS: Final = PushSettings(connect=5.0, first_retry=0.02, longest_retry=2.0)
 class Uplink:
     """Connects forwards to the origin that should have the stream.  See ``cluster.forward.push.Connect``."""
 
-    def __init__(self, upstreams: Upstreams) -> None:
+    def __init__(self, upstreams: Upstreams, tls: Callable[[], ssl.SSLContext] = system_context) -> None:
         self._upstreams = upstreams
+        self._tls = tls
 
     async def connect(
         self, url: str, *, timeout: float = CONNECT_SECONDS, limits: Limits | None = None,
@@ -40,7 +43,8 @@ class Uplink:
         for upstream in await self._upstreams.find(key):
             try:
                 client = await Client.connect(
-                    upstream.url(key), timeout=min(timeout, CONNECT_SECONDS), limits=limits, **parameters
+                    upstream.url(key), timeout=min(timeout, CONNECT_SECONDS), limits=limits,
+                    tls=self._tls() if upstream.scheme == "rtmps" else None, **parameters
                 )
             except Exception:  # it is the origin's fault whatever it is, and the next one may be better
                 self._upstreams.failed(upstream)

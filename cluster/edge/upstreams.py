@@ -18,7 +18,7 @@ FAILED_SECONDS: Final = 10.0
 """One that could not be reached is tried after all others for so long."""
 
 
-Scheme = Literal["rtmp", "http", "https"]
+Scheme = Literal["rtmp", "rtmps", "http", "https"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,14 @@ class Upstream:
     def url(self, key: StreamKey, query: str = "") -> str:
         """Where to play the stream."""
         more = f"?{quote(query, safe=_SAFE)}" if query else ""
-        return f"rtmp://{self}/{key}{more}" if self.scheme == "rtmp" else f"{self}/{key}.flv{more}"
+        if self.publishable:
+            return f"{'rtmp://' if self.scheme == 'rtmp' else ''}{self}/{key}{more}"
+        return f"{self}/{key}.flv{more}"
+
+    @property
+    def publishable(self) -> bool:
+        """Whether it speaks RTMP, with TLS or without, and so takes publishers, too."""
+        return self.scheme in ("rtmp", "rtmps")
 
     def __str__(self) -> str:
         address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import cache
 from typing import Final
 
 from cluster.forward.backoff import Backoff
 from cluster.forward.push import Connect, ForwardFacts, Means, Push, Totals, explain
 from cluster.forward.settings import PushSettings
 from cluster.forward.target import Destination, Target
+from cluster.tls.client import system_context
 from pyrtmp.aio.client import Client
 from pyrtmp.errors import RefusedError
 from pyrtmp.hub import Hub
@@ -51,7 +51,7 @@ class Forwarder:
         hops: Callable[[Stream], Sequence[str]] = lambda stream: (),
         extra_targets: ExtraTargets | None = None,
         connect: Connect = Client.connect,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] = system_context,
         copies: bool = True,
         refused: Callable[[Stream, RefusedError], None] = lambda stream, error: None,
     ) -> None:
@@ -63,10 +63,8 @@ class Forwarder:
         self._extra_targets = extra_targets
         self._journal = journal
         self.totals = Totals()
-        # Reading the machine's certificates takes tens of milliseconds: once, and only for who needs them.
         self._means = Means(
-            node, hops, connect, cache(ssl.create_default_context) if tls is None else lambda: tls,
-            limits or Limits(), self._settings, journal, copies, refused, self.totals,
+            node, hops, connect, tls, limits or Limits(), self._settings, journal, copies, refused, self.totals
         )
         self._sources: dict[Stream, Forwarded] = {}
         self._ending: dict[asyncio.Task[None], str] = {}

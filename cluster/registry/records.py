@@ -57,7 +57,8 @@ NodeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}\z")]
 Token = Annotated[str, Field(pattern=r"^[!-~]{0,256}\z")]
 """Something opaque: printable ASCII."""
 Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}\z")]
-Address = Annotated[str, Field(pattern=rf"^{_HOST_PORT}\z"), AfterValidator(_address)]
+Address = Annotated[str, Field(pattern=rf"^(rtmps://)?{_HOST_PORT}\z"), AfterValidator(_address)]
+"""With ``rtmps://`` in front where it is reached with TLS."""
 AnyAddress = Annotated[str, Field(pattern=rf"^({_HOST_PORT})?\z"), AfterValidator(_address)]
 """``""``: none."""
 Epoch = Annotated[int, Field(ge=1, le=MAX_EPOCH)]
@@ -74,7 +75,7 @@ class NodeRecord:
     group: Group = ""
     """Its data centre."""
     rtmp: Address
-    """``host:port`` where the other nodes reach it."""
+    """``host:port`` or ``rtmps://host:port`` where the other nodes reach it."""
     http: AnyAddress = ""
     stress: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """How busy it is: 0 idle, 1 full."""

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from cluster.config import Config
+from cluster.tls.identity import Identity
 from cluster.workers import messages
 from cluster.workers.process import Phase, Process, spawn
 
@@ -54,7 +55,9 @@ class Crew:
 
     def __init__(self, size: int, config: Config, listener: CrewListener) -> None:
         self.config = config
-        self._rtmp_port = 0
+        self.identity: Identity | None = None
+        """What workers that start show to clients that come with TLS."""
+        self._rtmp_port = self._https_port = 0
         self._listener = listener
         self._slots = [_Slot(number) for number in range(size)]
         self._serials = count(1)
@@ -85,9 +88,9 @@ class Crew:
         """How many workers that place had before."""
         return max(0, self._slots[slot].restarts)
 
-    def start(self, rtmp_port: int) -> None:
-        """Fill every place; ``rtmp_port`` is what the workers tell viewers."""
-        self._rtmp_port = rtmp_port
+    def start(self, rtmp_port: int, https_port: int = 0) -> None:
+        """Fill every place; the ports are what the workers tell viewers."""
+        self._rtmp_port, self._https_port = rtmp_port, https_port
         for slot in self._slots:
             self._fill(slot)
         self._pinging = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)
@@ -205,7 +208,11 @@ class Crew:
         slot.restarts += 1
         process.slot = slot.number
         process.enter(Phase.BOOTING)
-        process.tell(messages.Boot(slot.number, process.serial, self._rtmp_port, self.config))
+        process.tell(
+            messages.Boot(
+                slot.number, process.serial, self._rtmp_port, self.config, self.identity, self._https_port
+            )
+        )
 
     def _said(self, process: Process, message: Any) -> None:
         if isinstance(message, messages.Waiting) and process.phase is Phase.STARTING:

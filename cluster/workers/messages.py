@@ -2,7 +2,7 @@
 
 A message is one byte for its type, then its fields as JSON.  Whatever arrives is validated before anybody looks at it.
 Two things come from the supervisor only and are pickles: ``Boot`` and ``Configure``, which carry the whole
-configuration to the supervisor's own children.
+configuration, and the certificate, to the supervisor's own children.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as validated
 
 from cluster.config import Config
+from cluster.tls.identity import Identity
 
 Count = Annotated[int, Field(ge=0, le=1 << 62)]
 Serial = Annotated[int, Field(ge=0, le=1 << 62)]
@@ -27,6 +28,9 @@ Question = Literal[
     "time", "page", "resolve", "elsewhere",
 ]
 """What can be asked."""
+
+Protocol = Literal["rtmp", "rtmps", "http", "https"]
+"""What a client speaks; it was told by the port it came to."""
 
 _STRICT: Final = ConfigDict(strict=True, extra="forbid")
 
@@ -41,13 +45,18 @@ class Boot:
     """Unlike any process before it."""
     rtmp_port: int
     config: Config
+    identity: Identity | None = None
+    """What it shows to clients that come with TLS."""
+    https_port: int = 0
+    """Where the node takes those; 0: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Supervisor to worker: other settings."""
+    """Supervisor to worker: other settings, or another certificate."""
 
     config: Config
+    identity: Identity | None = None
 
 
 @validated(frozen=True, slots=True, config=_STRICT)
@@ -61,7 +70,7 @@ class Peer:
 class Connection:
     """Supervisor to worker: a client's connection comes with this message."""
 
-    protocol: Literal["rtmp", "http"]
+    protocol: Protocol
     address: Text
 
 

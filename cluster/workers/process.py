@@ -117,10 +117,10 @@ class Process:
         """Whether it answered one of the last pings: clients are not sent to one that may be hung."""
         return self._pings - self._ponged <= 2
 
-    def pass_connection(self, protocol: str, sock: socket.socket, address: str) -> None:
+    def pass_connection(self, protocol: messages.Protocol, sock: socket.socket, address: str) -> None:
         """Hand a client's connection over, and close it here."""
         self._passed += 1
-        message = messages.Connection("rtmp" if protocol == "rtmp" else "http", address)
+        message = messages.Connection(protocol, address)
         self.channel.send(messages.encode(message), (sock.detach(),), own=True)
 
     # Life

@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from cluster.handover import has_others
 from cluster.lifecycle import Lifecycle
 from cluster.opening import StartError, open_listener, raise_descriptor_limit
 from cluster.stress import stress
+from cluster.tls.identity import Identity
 from cluster.workers import messages
 from cluster.workers.channel import pair
 from cluster.workers.claims import Registry
@@ -45,7 +46,7 @@ class Supervisor(Lifecycle):
         self._restarting: asyncio.Task[None] | None = None
         self._counters = Counters()
         self._journal = structlog.get_logger("supervisor")
-        self._listeners: dict[str, list[Listener]] = {}
+        self._listeners: dict[messages.Protocol, list[Listener]] = {}
         """By protocol."""
         self._registry = Registry(self._announce, config.stream.grace_seconds)
         self._crew = Crew(config.node.workers, config, self)
@@ -70,21 +71,35 @@ class Supervisor(Lifecycle):
         http = await _bind("http.listen", config.http.listen)
         self._http = [sock.getsockname()[:2] for sock in http]
         await self._open_api(self._machine, self._counters)
-        self._crew.start(self.rtmp_address.port)
+        bound: dict[messages.Protocol, list[socket.socket]] = {"rtmp": rtmp, "http": http, **await self._bind_tls()}
+        self._crew.identity = self._identity
+        self._crew.start(self.rtmp_address.port, self.https_port)
         if not await self._crew.all_ready():
             raise StartError("the worker processes end as soon as they are started; see what they wrote above")
-        for protocol, sockets in (("rtmp", rtmp), ("http", http)):
+        for protocol, sockets in bound.items():
             accept = partial(self._accept, protocol)
             self._listeners[protocol] = [Listener(sock, accept, self._counters, self._journal) for sock in sockets]
         self._tick()
         await self._open_sources(self)
         await self._opened(workers=config.node.workers)
 
+    async def _bind_tls(self) -> dict[messages.Protocol, list[socket.socket]]:
+        """Sockets for clients that come with TLS.  Raises ``StartError``."""
+        config = self._config
+        bound: dict[messages.Protocol, list[socket.socket]] = {}
+        if config.rtmps.listen is not None:
+            bound["rtmps"] = await _bind("rtmps.listen", config.rtmps.listen)
+            self._rtmps = [sock.getsockname()[:2] for sock in bound["rtmps"]]
+        if config.https.listen is not None:
+            bound["https"] = await _bind("https.listen", config.https.listen)
+            self._https = [sock.getsockname()[:2] for sock in bound["https"]]
+        return bound
+
     async def drain(self) -> None:
         self._draining = True
         if self._sources is not None:
             self._sources.drain()
-        self._stop_accepting(but="http" if self._config.http.redirect else "")
+        self._stop_accepting(but=("http", "https") if self._config.http.redirect else ())
         if self._restarting is not None:
             self._restarting.cancel()
         seconds = self._config.node.drain_seconds
@@ -120,12 +135,11 @@ class Supervisor(Lifecycle):
         await self._crew.close()
         if self._sources is not None:
             await self._sources.close()
-        if self._api is not None:
-            await self._api.close()
+        await self._close_api()
 
-    def _stop_accepting(self, but: str = "") -> None:
+    def _stop_accepting(self, but: Collection[str] = ()) -> None:
         for protocol, listeners in self._listeners.items():
-            if protocol != but:
+            if protocol not in but:
                 while listeners:
                     listeners.pop().close()
 
@@ -136,8 +150,15 @@ class Supervisor(Lifecycle):
         self._registry.grace = config.stream.grace_seconds
         self._crew.config = config
         self._proxies = _proxies(config)
+        self._tell_settings()
+
+    def _identity_changed(self, identity: Identity) -> None:
+        self._crew.identity = identity
+        self._tell_settings()
+
+    def _tell_settings(self) -> None:
         for process in self._crew:
-            process.tell(messages.Configure(config))
+            process.tell(messages.Configure(self._crew.config, self._crew.identity))
 
     def restart_workers(self) -> bool:
         """Begin to replace the workers one after the other; False while that goes on."""
@@ -154,7 +175,7 @@ class Supervisor(Lifecycle):
 
     # Connections
 
-    def _accept(self, protocol: str, sock: socket.socket, address: str) -> None:
+    def _accept(self, protocol: messages.Protocol, sock: socket.socket, address: str) -> None:
         working = list(self._crew)
         if sum(process.connections for process in working) >= self._config.limits.max_connections:
             self._counters.refused["connections"] += 1
@@ -329,7 +350,7 @@ class Supervisor(Lifecycle):
 
     async def _tell_upstreams(self, process: Process, request: int, key: StreamKey, kind: str) -> None:
         found = await self._resolve(key, kind="publish" if kind == "publish" else "play")
-        body = json.dumps([(each.host, each.port, each.node) for each in found]).encode()
+        body = json.dumps([(each.host, each.port, each.node, each.scheme) for each in found]).encode()
         process.asking.answer(request, True, body)
 
     async def _tell_elsewhere(self, process: Process, request: int, key: StreamKey) -> None:
@@ -376,9 +397,10 @@ class Supervisor(Lifecycle):
         self._do(self._machine.poll())
 
 
-def _proxies(config: Config) -> dict[str, Networks]:
+def _proxies(config: Config) -> dict[messages.Protocol, Networks]:
     """Those that connect for others, by protocol."""
-    return {"rtmp": Networks(config.rtmp.proxy_from), "http": Networks(config.http.trust_forwarded_from)}
+    http = Networks(config.http.trust_forwarded_from)
+    return {"rtmp": Networks(config.rtmp.proxy_from), "rtmps": Networks(), "http": http, "https": http}
 
 
 async def _bind(setting: str, address: Address) -> list[socket.socket]:

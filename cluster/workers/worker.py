@@ -20,10 +20,12 @@ from typing import Any, Final
 import structlog
 
 from cluster import logs
-from cluster.edge.upstreams import Kind, Upstream
+from cluster.edge.upstreams import Kind, Scheme, Upstream
 from cluster.engine import Engine
 from cluster.opening import freeze_heap, raise_descriptor_limit, run_loop
 from cluster.reports import CLIENTS, FORWARDS, PULLS, STREAMS
+from cluster.tls.identity import Identity
+from cluster.tls.server import ServerContexts
 from cluster.workers import messages
 from cluster.workers.asking import Asking
 from cluster.workers.channel import MAX_MESSAGE, Channel, close_all
@@ -54,9 +56,10 @@ class Worker:
         self._page: list[dict[str, Any]] = []
         self._page_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tls = None if boot.identity is None else ServerContexts(boot.identity)
         self.engine = Engine(
             boot.config, worker=boot.worker, rtmp_port=boot.rtmp_port, streams=self._list_streams,
-            elsewhere=self._elsewhere,
+            elsewhere=self._elsewhere, https_port=boot.https_port,
         )
         self.channel = Channel(sock, self._received, self._lost)
         self._asking = Asking(self.channel)
@@ -123,6 +126,8 @@ class Worker:
                 case messages.Answer():
                     self._asking.answered(message, fds)
                 case messages.Configure():
+                    if message.identity is not None:
+                        self._show(message.identity)
                     self.engine.configure(message.config)
                     logs.configure(
                         level=message.config.log.level, format=message.config.log.format,
@@ -143,10 +148,24 @@ class Worker:
     def _accept(self, message: messages.Connection, fd: int) -> None:
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
-        if message.protocol == "rtmp":
-            self.engine.server.accept(sock, message.address, None)
-        else:
-            self.engine.site.accept(sock)
+        match message.protocol, self._tls:
+            case "rtmp", _:
+                self.engine.server.accept(sock, message.address, None)
+            case "rtmps", ServerContexts() as tls:
+                self.engine.server.accept(sock, message.address, tls.rtmps)
+            case "http", _:
+                self.engine.site.accept(sock)
+            case "https", ServerContexts() as tls:
+                self.engine.site.accept(sock, message.address, tls=tls.https)
+            case _:
+                sock.close()  # it has no certificate, and the supervisor has one only if it listens with TLS
+
+    def _show(self, identity: Identity) -> None:
+        """To clients that come from now on."""
+        if self._tls is None:
+            self._tls = ServerContexts(identity)
+        elif identity != self._tls.identity:
+            self._tls.use(identity)
 
     def _turned_away(self) -> None:
         """A connection was lost on the way here, since this process can open nothing more."""
@@ -232,7 +251,7 @@ class Worker:
     async def _resolve(self, key: StreamKey, *, kind: Kind) -> list[Upstream]:
         """See ``cluster.edge.upstreams.ResolveKind``."""
         try:
-            answer: list[tuple[str, int, str]] = json.loads(await self._asking.ask("resolve", *key, kind))
+            answer: list[tuple[str, int, str, Scheme]] = json.loads(await self._asking.ask("resolve", *key, kind))
         except (ConnectionError, TimeoutError):
             return []
         return [Upstream(*each) for each in answer]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from time import monotonic
 from typing import Final, Protocol
 
@@ -119,6 +120,8 @@ class Server:
         self._max_per_address = max_connections_per_address
         self._proxies = Networks(proxy_from)
         self._per_address: Counter[str] = Counter()
+        self._pending = 0
+        """Connections of ``pending``."""
         self._listeners: list[Listener] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._tick_seconds = tick
@@ -201,7 +204,7 @@ class Server:
 
     def may_accept(self, address: str | None) -> bool:
         """Whether one more connection, RTMP or HTTP viewer, is within the limits.  None: whose it is will be told."""
-        if len(self.clients) >= self._max_connections:
+        if len(self.clients) + self._pending >= self._max_connections:
             self.counters.refused["connections"] += 1
             return False
         return not self._closing and (address is None or self._may_come_from(address))
@@ -211,6 +214,17 @@ class Server:
             self.counters.refused["connections_per_address"] += 1
             return False
         return True
+
+    @contextlib.contextmanager
+    def pending(self, address: str) -> Iterator[None]:
+        """Count a connection that is no client yet, while its TLS handshake goes on."""
+        self._pending += 1
+        self._per_address[address] += 1
+        try:
+            yield
+        finally:
+            self._pending -= 1
+            self._forget_address(address)
 
     def readdress(self, client: Connection, address: str) -> bool:
         """A client's own address, told by a balancer; whether one more connection from there is within the limits."""

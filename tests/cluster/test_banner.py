@@ -43,3 +43,12 @@ def test_a_machine_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert (own_address(socket.AF_INET), own_address(socket.AF_INET6)) == ("127.0.0.1", "::1")
+
+
+def test_with_tls() -> None:
+    address = Address("192.0.2.7", 1936)
+    lines = banner(
+        version="1.0", rtmp=address, http=address, api=address, demo=False, rtmps=address, https=address, api_tls=True
+    )
+    assert "rtmps://192.0.2.7:1936/live" in lines and "https://192.0.2.7:1936/\n" in lines
+    assert "API            https://192.0.2.7:1936/api/v1/streams" in lines

@@ -28,6 +28,7 @@ from cluster.config import (
     sources,
 )
 from pyrtmp.settings import Limits
+from tests.cluster.tls.authority import Authority
 
 ROOT = Path(__file__).parents[2]
 
@@ -231,6 +232,7 @@ def test_bad_address(text: str, reason: str) -> None:
         ("10.0.0.1:1935", Origin("10.0.0.1", 1935), ""),
         ("rtmp://media-1", Origin("media-1", 1935), "media-1:1935"),
         ("rtmp://[::1]:1936/", Origin("::1", 1936), "[::1]:1936"),
+        ("rtmps://10.0.0.1", Origin("10.0.0.1", 1936, "rtmps"), "rtmps://10.0.0.1:1936"),
         ("http://10.0.0.1:8080", Origin("10.0.0.1", 8080, "http"), ""),
         ("http://cdn.example.org/", Origin("cdn.example.org", 80, "http"), "http://cdn.example.org:80"),
         ("https://[2001:db8::7]/a/b.c/", Origin("2001:db8::7", 443, "https", "/a/b.c"), "https://[2001:db8::7]:443/a/b.c"),
@@ -253,8 +255,8 @@ def test_origin(text: str, origin: Origin, written: str) -> None:
         ("http://10.0.0.1:x", "should be host:port"),
         ("http://::1:80", "in brackets"),
         ("http://10.0.0.1:65536", "the port should be 0 to 65535, not 65536"),
-        ("ftp://10.0.0.1:80", "should be host:port or http[s]://host[:port][/path]"),
-        ("rtmps://10.0.0.1", "should be host:port or http[s]://host[:port][/path]"),
+        ("ftp://10.0.0.1:80", "http[s]://host[:port][/path]"),
+        ("rtmps://10.0.0.1/live", "the application is the stream's own: should be rtmps://10.0.0.1"),
         ("http://user:word@10.0.0.1:80", "without user or query"),
         ("http://10.0.0.1:80?token=x", "without user or query"),
         ("http://10.0.0.1:80/a?token=x", "without user or query"),
@@ -333,7 +335,8 @@ x = 1
     environ = {"PYRTMP_HLS__WINDOW": "1", "PYRTMP_TIMEOUTS__HANDSHAK": "3", "PYRTMP_RTMP_LISTEN": "[::]:1935"}
     found = problems(path, ("stream.log_bytes=lots", "hls.linger", "x=1", "api.token="), environ)
     assert [(each.source.removeprefix(str(path)), each.key, each.reason) for each in found] == [
-        (":2", "listen", "no such key; did you mean rtmp.listen or http.listen or api.listen?"),
+        (":2", "listen", "no such key; did you mean rtmp.listen or rtmps.listen or http.listen or https.listen or "
+             "api.listen?"),
         (":6", "node.workers", "should be greater than or equal to 0, not -2"),
         (":9", "rtmp.lisen", "no such key; did you mean rtmp.listen?"),
         (":15", "limits.max_amf_depth", 'should be a valid integer, not "32"'),
@@ -623,6 +626,67 @@ def test_several_secrets_to_sign_with(tmp_path: Path) -> None:
     assert "one-that" not in repr(config)
 
 
+# TLS
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "reason"),
+    [
+        (["rtmps.listen=0.0.0.0:1936"], "rtmps.listen", "rtmps.listen needs tls.certificate"),
+        (["https.listen=0.0.0.0:443"], "https.listen", "https.listen needs tls.certificate"),
+        (["api.tls=true"], "api.tls", "api.tls needs tls.certificate"),
+        (["tls.certificate=x"], "tls.certificate", "tls.certificate needs tls.key"),
+        (["tls.key=x"], "tls.key", "tls.key needs tls.certificate"),
+        (["tls.client_certificate=x"], "tls.client_certificate", "needs tls.client_key"),
+        (["tls.client_key=x"], "tls.client_key", "needs tls.client_certificate"),
+        (["http.redirect_to_https=true"], "http.redirect_to_https", "needs https.listen"),
+        (["tls.certificate=/no/c", "tls.key=/no/k"], "tls.certificate", "/no/c cannot be read: No such file"),
+        (["tls.ca=/no/ca"], "tls.ca", "/no/ca cannot be used: No such file"),
+        (["tls.client_certificate=/no/c", "tls.client_key=/no/k"], "tls.client_certificate",
+         "/no/c with /no/k cannot be used: No such file"),
+        (["node.advertise=https://a:443"], "node.advertise", "should be host:port or rtmps://host[:port]"),
+        (["node.advertise=0.0.0.0:1"], "node.advertise", "should be an address to connect to"),
+    ],
+)  # fmt: skip
+def test_tls(overrides: list[str], key: str, reason: str) -> None:
+    (problem,) = problems(None, tuple(overrides))
+    assert problem.key == key and reason in problem.reason
+
+
+def test_files_beside_the_configuration(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "pki")
+    pair = authority.issue()
+    text = '[tls]\ncertificate = "pki/server.pem"\nkey = "pki/server.key"\nclient_ca = "pki/authority.pem"\n'
+    path = write(tmp_path, text + '[rtmps]\nlisten = "127.0.0.1:1936"\n[api]\ntls = true\n')
+    config = load(path, ["https.listen=127.0.0.1:443", f"tls.ca={authority.file}"], {})
+    assert (config.tls.certificate, config.tls.key) == (str(pair.certificate), str(pair.key))
+    assert config.tls.client_ca == config.tls.ca == str(authority.file)
+    other = authority.issue("other")
+    other.key.replace(pair.key)
+    (problem,) = problems(path)
+    assert (problem.source, problem.key) == (f"{path}:3", "tls.key")
+    assert problem.reason == f"{pair.key} is not the key of {pair.certificate}"
+    authority.file.write_text("none")
+    assert [each.key for each in problems(path, ("tls.ca=pki/authority.pem",))] == ["tls.key", "tls.ca"]
+
+
+def test_listeners_clash_with_tls_too() -> None:
+    reasons = [each.reason for each in problems(None, ("rtmps.listen=0.0.0.0:8080",))]
+    assert "http.listen (0.0.0.0:8080) and rtmps.listen (0.0.0.0:8080) cannot be open together" in reasons
+
+
+def test_who_listens_with_tls_keeps_the_certificate(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    first, second = authority.issue("first").settings, authority.issue("second").settings
+    listen = "rtmps.listen=127.0.0.1:1936"
+    live, restart, config = changed([listen, *first], [listen, *second])
+    assert (live, restart) == (("tls.certificate", "tls.key"), ())
+    assert f"tls.certificate={config.tls.certificate}" in second
+    live, restart, config = changed([listen, *first], [])
+    assert (live, restart) == ((), ("rtmps.listen", "tls.certificate", "tls.key"))
+    assert f"tls.certificate={config.tls.certificate}" in first
+
+
 # The places in a file
 
 
@@ -687,7 +751,7 @@ def test_what_follows_at_once_and_what_waits() -> None:
 def test_every_option_either_waits_or_follows() -> None:
     sections = {name.partition(".")[0] for name in options() if name not in RESTART}
     assert sections == {
-        "node", "rtmp", "http", "api", "access", "callbacks", "edge", "forward", "egress", "limits", "timeouts",
+        "node", "rtmp", "http", "tls", "api", "access", "callbacks", "edge", "forward", "egress", "limits", "timeouts",
         "stream", "hls", "log",
     }
     assert set(options()) >= RESTART

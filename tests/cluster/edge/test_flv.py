@@ -15,10 +15,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from cluster.config import load
-from cluster.edge import flv
 from cluster.edge.upstreams import Upstream
 from cluster.flv import FlvReader
 from cluster.node import Node
+from cluster.tls.client import system_context
 from pyrtmp import Client, Server, StreamSettings
 from pyrtmp.hooks import Hooks, Request
 from pyrtmp.message import AUDIO, VIDEO, Message
@@ -221,7 +221,7 @@ async def test_tls(
 ) -> None:
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    flv._tls.cache_clear()
+    system_context.cache_clear()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(*certificate)
     origin = await nodes.origin()
@@ -235,7 +235,7 @@ async def test_tls(
     else:
         await player.until_code("NetStream.Play.StreamNotFound")
         assert edge.upstreams._failed and not viewers(origin)
-    flv._tls.cache_clear()
+    system_context.cache_clear()
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="nginx is not installed")

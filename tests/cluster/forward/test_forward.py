@@ -611,7 +611,7 @@ async def test_tls(net: Net, forward: Forwarding, tls: tuple[ssl.SSLContext, ssl
     inside = await net.server()
     again = forward(target, at(inside))
     to = parse_target(f"rtmps://127.0.0.1:{port(target)}/{{app}}")
-    forwarder, distrustful = forward(source, to, tls=tls[1]), forward(source, to)
+    forwarder, distrustful = forward(source, to, tls=lambda: tls[1]), forward(source, to)
     publisher = await net.publisher(source)
     await live(forwarder)
     await publisher.write(*(frame(n, 100_000, key=n == 0) for n in range(50)))

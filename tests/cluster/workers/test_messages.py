@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.config import load
+from cluster.tls.identity import Identity
 from cluster.workers import messages
 from cluster.workers.messages import (
     Answer,
@@ -45,6 +46,8 @@ EXAMPLES: list[messages.Message] = [
     Peer(7),
     Connection("rtmp", "192.0.2.1"),
     Connection("http", "2001:db8::1"),
+    Connection("rtmps", "192.0.2.1"),
+    Connection("https", "192.0.2.1"),
     Holds("live", "cam", 3),
     Freed("live/room", "cam"),
     Look("live/room", "cam"),
@@ -90,7 +93,8 @@ def test_every_message_has_an_example_and_a_code_of_its_own() -> None:
 def test_the_configuration_is_taken_from_the_supervisor_only() -> None:
     config = load(None, ["node.workers=3"], {})
     boot, configure = Boot(1, 2, 1935, config), Configure(config)
-    for message in (boot, configure):
+    identity = Identity(b"chain", b"key", b"", ("localhost",), 0.0, 1.0)
+    for message in (boot, configure, Boot(1, 2, 1935, config, identity, 443), Configure(config, identity)):
         data = encode(message)
         assert decode_trusted(memoryview(data)) == message
         with pytest.raises(ValueError, match="no such message"):

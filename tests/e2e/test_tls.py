@@ -1,0 +1,50 @@
+"""ffmpeg with TLS: it publishes by RTMPS, and plays by RTMPS, HTTPS with FLV and HTTPS with HLS."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+from clients_ffmpeg import ffmpeg_play, ffmpeg_publishing
+from clients_process import free_port
+from node import running_node
+
+KEY = "live/secure"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_ffmpeg(tmp_path: Path, certificate: tuple[Path, Path], workers: int) -> None:
+    ca, key = certificate
+    rtmps, https = free_port(), free_port()
+    settings = (
+        f"node.workers={workers}", f"rtmps.listen=127.0.0.1:{rtmps}", f"https.listen=127.0.0.1:{https}",
+        f"tls.certificate={ca}", f"tls.key={key}", "hls.fragment=1",
+    )  # fmt: skip
+    publish = f"rtmps://127.0.0.1:{rtmps}/{KEY}"
+    site = f"https://127.0.0.1:{https}/{KEY}"
+    verify = ("-tls_verify", "1", "-ca_file", str(ca))
+    async with running_node(tmp_path / "node", *settings) as node:
+        async with ffmpeg_publishing(publish, log=tmp_path / "publisher.log", gop=30):
+            await node.until_live(KEY)
+            heard = await asyncio.gather(
+                *(
+                    ffmpeg_play(url, seconds=3, directory=tmp_path / name, options=verify, timeout=20)
+                    for name, url in (("rtmps", publish), ("flv", f"{site}.flv"), ("hls", f"{site}.m3u8"))
+                )
+            )
+    for each in heard:
+        assert each.moving and each.audible and not each.backward_dts
