@@ -26,7 +26,7 @@ def test_what_changed_is_in_force(configured: list[dict[str, Any]]) -> None:
     reloader = Reloader(settings(), lambda: settings("log.level=debug", "hls.window=30", "rtmp.listen=127.0.0.1:1"))
     with capture_logs() as events:
         assert reloader.reload() == Reloaded(changed=("hls.window", "log.level"), needs_restart=("rtmp.listen",))
-        assert configured == [{"level": "debug", "format": "text"}]
+        assert configured == [{"level": "debug", "format": "text", "file": None}]
         assert (reloader.config.hls.window, reloader.config.rtmp.listen) == (30, Config().rtmp.listen)
         # Once more: only what still waits is told.
         assert reloader.reload() == Reloaded(needs_restart=("rtmp.listen",))
