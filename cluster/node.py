@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +14,7 @@ from cluster.fleet import OneProcess
 from cluster.lifecycle import Lifecycle
 from cluster.opening import open_listener, raise_descriptor_limit, run_loop
 from cluster.sources import NodeClaims
+from cluster.systemd import Systemd
 from pyrtmp.aio.publishing import yields
 from pyrtmp.aio.server import Server
 from pyrtmp.hooks import Hooks
@@ -125,15 +127,19 @@ def serve(
     """Run a node until it is told to end; ``announce`` is called once it is up.  Raises ``StartError``."""
 
     async def main() -> None:
+        systemd = Systemd.take(os.environ)
         node = _node(config, demo, reload)
         try:
             node.obey_signals()
             await node.start()
             announce(node)
+            systemd.ready()
             await node.run()
+            systemd.stopping()
             await node.drain()
         finally:
             await node.close()
+            systemd.close()
 
     run_loop(main())
 
