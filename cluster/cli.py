@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check", _check, "look for mistakes in a configuration file")
     check.add_argument("file", type=Path, metavar="FILE")
 
+    doctor = add("doctor", _doctor, "look for what would keep a node from doing well on this machine")
+    _add_settings(doctor)
+
     publish = add("publish", _publish, "push a media file to an RTMP server in real time")
     publish.add_argument("source", type=Path, metavar="FILE", help="FLV, MP4, MKV, MPEG-TS, ...")
     publish.add_argument("url", metavar="URL", help="rtmp://host/app/stream")
@@ -196,6 +199,35 @@ def _check(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from cluster.remote import RemoteError
+
+    config = _load(arguments.config, arguments.overrides)
+    if config is None:
+        return WRONG
+    from cluster.checkup import Finding, examine
+
+    try:
+        running = _remote_of(config, None).ask("/api/v1/summaries", "GET").get("server") == config.node.id
+    except RemoteError:
+        running = False
+
+    async def find() -> list[Finding]:
+        return [finding async for finding in examine(config, running=running)]
+
+    findings = asyncio.run(find())
+    for finding in findings:
+        print(finding)
+    problems = sum(finding.severity == "problem" for finding in findings)
+    if findings:
+        print(f"\nProblems: {problems}, warnings: {len(findings) - problems}.")
+    else:
+        print("Nothing found" + (", and the node is running." if running else "."))
+    return FAILED if problems else OK
+
+
 # Streams
 
 
@@ -257,15 +289,18 @@ def _network_reason(error: Exception, url: str) -> str:
 
 
 def _remote(arguments: argparse.Namespace) -> Remote | None:
+    config = _load(arguments.config, arguments.overrides)
+    return None if config is None else _remote_of(config, arguments.api)
+
+
+def _remote_of(config: Config, api: str | None) -> Remote:
+    """The API of the node with these settings, at ``api`` if that says where."""
     from cluster.banner import reachable
     from cluster.remote import Remote
 
-    config = _load(arguments.config, arguments.overrides)
-    if config is None:
-        return None
     scheme = "https" if config.api.tls else "http"
-    url = arguments.api or f"{scheme}://{reachable(config.api.listen)}"
-    own = config.tls.certificate if config.api.tls and not arguments.api else None
+    url = api or f"{scheme}://{reachable(config.api.listen)}"
+    own = config.tls.certificate if config.api.tls and not api else None
     return Remote(url, config.api.secret, certificate=own, ca=config.tls.ca)
 
 

@@ -1,0 +1,149 @@
+"""Planted faults, each of which is found, alone; and a healthy node, of which nothing is said."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.checkup import Finding, Machine, examine
+from cluster.cli import main
+from cluster.config import Config, load
+from tests.cluster.registry.servers import MISSING, Server, free_ports
+from tests.cluster.workers.real_node import real_node
+
+MEMORY = "MemTotal: 9 kB\nMemAvailable: {} kB\n"
+
+
+def settings(*more: str) -> Config:
+    ports = free_ports(3)
+    here = [f"{name}.listen=127.0.0.1:{port}" for name, port in zip(("rtmp", "http", "api"), ports, strict=True)]
+    return load(None, [*here, "node.workers=0", *more], {})
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Callable[..., Machine]:
+    """One that is well, but for what is said."""
+
+    def make(free: int = 4_000_000, backlog: int = 4096, **more: Any) -> Machine:
+        root = tmp_path / "root"
+        (root / "proc/sys/net/core").mkdir(parents=True)
+        (root / "proc/meminfo").write_text(MEMORY.format(free))
+        (root / "proc/sys/net/core/somaxconn").write_text(f"{backlog}\n")
+        return Machine(**{"root": root, "descriptors": 1 << 20, "cores": 2, "clock": lambda: 0, **more})
+
+    return make
+
+
+async def found(config: Config, machine: Machine, *, running: bool = False) -> list[tuple[str, str]]:
+    findings = [finding async for finding in examine(config, machine, running=running)]
+    assert all(finding.what and finding.remedy for finding in findings)
+    return [(finding.severity, finding.about) for finding in findings]
+
+
+async def test_a_healthy_node(machine: Callable[..., Machine]) -> None:
+    assert await found(settings(), machine()) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "finding"),
+    [
+        ({"free": 300_000}, (), ("problem", "memory")),
+        ({"backlog": 128}, (), ("warning", "net.core.somaxconn")),
+        ({"descriptors": 1024}, (), ("problem", "limits.max_connections")),
+        ({"cores": 1}, ("node.workers=2",), ("warning", "node.workers")),
+        ({"clock": lambda: 5}, (), ("warning", "clock")),
+        ({}, ("rtmp.listen=203.0.113.9:1935", "access.default=deny"), ("problem", "rtmp.listen")),
+        ({}, ("rtmp.listen=0.0.0.0:0",), ("warning", "access.rules")),
+    ],
+)  # fmt: skip
+async def test_this_machine(
+    machine: Callable[..., Machine], fault: dict[str, Any], options: tuple[str, ...], finding: tuple[str, str]
+) -> None:
+    assert await found(settings(*options), machine(**fault)) == [finding]
+
+
+async def test_a_port_that_is_taken(machine: Callable[..., Machine]) -> None:
+    config = settings()
+    with socket.create_server(("127.0.0.1", config.http.listen.port)):
+        here = machine()
+        assert await found(config, here) == [("problem", "http.listen")]
+        assert await found(config, here, running=True) == []
+
+
+async def test_other_machines(
+    machine: Callable[..., Machine], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (gone,) = free_ports(1)
+    async with real_node(tmp_path / "node", workers=0) as node:
+        rtmp, http = node.ports["rtmp"], node.ports["http"]
+        origins = f"edge.origins=127.0.0.1:{rtmp},http://127.0.0.1:{http}"
+        here = machine()
+        assert await found(settings("node.role=edge", origins), here) == []
+        for wrong in (f"127.0.0.1:{gone}", f"127.0.0.1:{http}", f"http://127.0.0.1:{gone}"):
+            assert await found(settings("node.role=edge", f"{origins},{wrong}"), here) == [("problem", "edge.origins")]
+        assert await found(settings(f"forward.to=127.0.0.1:{gone}"), here) == [("problem", "forward.to")]
+        # Where it runs it is asked, and its ports are its own.
+        options = [f"--set={name}.listen=127.0.0.1:{port}" for name, port in node.ports.items()]
+        assert await asyncio.to_thread(main, ["doctor", *options, "--set=node.workers=0", "--set=node.id=x"]) == 1
+        capsys.readouterr()
+        name = (await node.get("/api/v1/summaries"))["server"]
+        code = await asyncio.to_thread(main, ["doctor", *options, "--set=node.workers=0", f"--set=node.id={name}"])
+        said = capsys.readouterr().out
+        assert ".listen" not in said and code == 0, said
+
+
+@MISSING
+async def test_redis(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    server = Server(tmp_path, "requirepass right").start()
+    try:
+        here, place = machine(), f"127.0.0.1:{server.port}"
+        assert await found(settings(f"registry.url=redis://:right@{place}"), here) == []
+        assert await found(settings(f"registry.url=redis://:wrong@{place}"), here) == [("problem", "registry.url")]
+    finally:
+        server.kill()
+    assert await found(settings(f"registry.url=redis://:right@{place}"), here) == [("problem", "registry.url")]
+
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    """For 30 days."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=x",
+         "-addext", "subjectAltName=DNS:x", "-out", certificate, "-keyout", key],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+async def test_certificates(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    make_certificate(certificate, key)
+    key.chmod(0o600)
+    (port,) = free_ports(1)
+    config = settings(f"rtmps.listen=127.0.0.1:{port}", f"tls.certificate={certificate}", f"tls.key={key}")
+    now = certificate.stat().st_mtime
+    here = machine()
+
+    async def at(days: float) -> list[tuple[str, str]]:
+        moved = Machine(here.root, here.descriptors, here.cores, here.clock, lambda: now + days * 86400)
+        return await found(config, moved)
+
+    assert await at(0) == []
+    assert await at(20) == [("warning", "tls.certificate")]
+    assert await at(40) == [("problem", "tls.certificate")]
+    key.chmod(0o644)
+    assert await at(0) == [("warning", "tls.key")]
+    key.write_text("nothing")
+    assert await at(0) == [("problem", "tls.key")]
+
+
+def test_as_people_read_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert str(Finding("problem", "x.y", "it is so", "Do that.")) == "problem  x.y: it is so\n         Do that."
+    assert main(["doctor", "--set=rtmp.listen=203.0.113.9:1935"]) == 1
+    told = capsys.readouterr().out
+    assert "203.0.113.9 is no address of this machine" in told and "Problems: 1" in told
+    assert main(["doctor", "--set=rtmp.listen=nowhere"]) == 2
