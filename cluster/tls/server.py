@@ -15,6 +15,10 @@ from cluster.tls.identity import Identity
 HTTP: Final = "http/1.1"
 """RFC 7301, 6: what a client that offers h2 as well gets."""
 
+_CIPHERS: Final = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
+"""Of TLS 1.2: forward secrecy, nothing older than AES and ChaCha20.  Python's own (PEP 644), which Debian's Python has
+not."""
+
 
 class ServerContexts:
     """``rtmps``, ``https`` and ``api``: each may be given to as many listeners as there are, and stays what it is.
@@ -67,8 +71,8 @@ def new_context(identity: Identity, *protocols: str) -> ssl.SSLContext:
 
 
 def _bare(*protocols: str) -> ssl.SSLContext:
-    # Ciphers are Python's: forward secrecy, nothing older than AES and ChaCha20 (PEP 644).
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(_CIPHERS)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     if protocols:

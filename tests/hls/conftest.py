@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import io
 import ssl
@@ -253,7 +254,8 @@ async def make_bench() -> AsyncIterator[MakeBench]:
         await bench.server.close()
         await bench.site.close()
         for writer in bench.writers:
-            writer.transport.abort()
+            with contextlib.suppress(AttributeError):  # Python 3.11.2, where TLS has closed it already
+                writer.transport.abort()
         await asyncio.sleep(0)
 
 
