@@ -5,11 +5,11 @@ They hold no data and are given to everybody; what they show, the API gives to w
 
 from __future__ import annotations
 
-import mimetypes
-from importlib.resources import files
 from typing import Final
 
 from aiohttp import web
+
+from hls.static import read_files
 
 PATH: Final = "/console/"
 
@@ -31,10 +31,7 @@ class Console:
     """Its files, read once."""
 
     def __init__(self) -> None:
-        folder = files("cluster") / "console"
-        self._files = {
-            entry.name: (entry.read_bytes(), _content_type(entry.name)) for entry in folder.iterdir() if entry.is_file()
-        }
+        self._files = {file.name: file for file in read_files("cluster", "console")}
 
     def routes(self) -> list[web.RouteDef]:
         """Paths and who answers them."""
@@ -61,11 +58,4 @@ class Console:
         found = self._files.get(request.match_info["name"] or "index.html")
         if found is None:
             raise web.HTTPNotFound
-        body, content_type = found
-        return web.Response(body=body, headers={**_HEADERS, "Content-Type": content_type})
-
-
-def _content_type(name: str) -> str:
-    if name.endswith(".js"):
-        return "text/javascript; charset=utf-8"
-    return f"{mimetypes.guess_type(name)[0] or 'text/plain'}; charset=utf-8"
+        return web.Response(body=found.body, headers={**_HEADERS, "Content-Type": found.content_type})

@@ -11,18 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import inspect
 import json
-import mimetypes
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from http import HTTPStatus
-from importlib.resources import files
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -33,6 +30,7 @@ from hls.audience import Audience, Watched
 from hls.live import HlsService, Reply
 from hls.settings import HlsSettings
 from hls.sharing import Feeds
+from hls.static import read_files
 from hls.viewer import FlvViewer
 from pyrtmp.aio.handshakes import Handshakes
 from pyrtmp.aio.listener import Listener, bind
@@ -132,7 +130,9 @@ class ViewerSite:
         """May be set at any time."""
         self._rtmp_port = rtmp_port
         self._version = version
-        self._page = {file.name: file for file in _page_files()}
+        self._page = {
+            file.name: file for file in (*read_files("hls", "page"), *read_files("hls", "page", "vendor"))
+        }
         self._header_seconds = header_seconds
         self._connections: _Connections | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -739,32 +739,9 @@ def _head(status: int, fields: bytes, length: int | None, connection: str, now: 
     return lines.encode() + fields + b"\r\n"
 
 
-class _File(NamedTuple):
-    name: str
-    body: bytes
-    content_type: str
-    etag: str
-
-
 def _watching_seconds(settings: HlsSettings) -> float:
     """How long after its last request an HLS player still watches."""
     return max(3 * settings.max_fragment, settings.window)
-
-
-def _page_files() -> Iterator[_File]:
-    page = files("hls") / "page"
-    for folder in (page, page / "vendor"):
-        for entry in folder.iterdir():
-            if entry.is_file() and not entry.name.endswith(".md"):
-                body = entry.read_bytes()
-                yield _File(entry.name, body, _content_type(entry.name), f'"{hashlib.sha256(body).hexdigest()[:16]}"')
-
-
-def _content_type(name: str) -> str:
-    guessed = mimetypes.guess_type(name)[0] or "text/plain"
-    if name.endswith(".js"):
-        guessed = "text/javascript"
-    return f"{guessed}; charset=utf-8" if guessed.startswith("text/") else guessed
 
 
 def _matches(condition: str, etag: str) -> bool:

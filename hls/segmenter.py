@@ -222,16 +222,13 @@ class Segmenter:
         return None
 
     def restart(self) -> Draft | None:
-        """Another publisher goes on with the stream: sequence headers come anew.  Returns the draft it closes."""
+        """The stream is over, or another publisher goes on with it: sequence headers come anew.  Returns the draft it
+        closes, if there is one."""
         draft = self._break()
         self._video_header = None
         self._audio_header = None
         self._needs_key = True
         return draft
-
-    def finish(self) -> Draft | None:
-        """The stream is over.  Returns the last draft, if there is one; what comes later is a new beginning."""
-        return self.restart()
 
     def _push_video(self, message: Message) -> Draft | None:
         payload = message.payload

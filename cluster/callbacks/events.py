@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
+from cluster.access.asking import MAX_QUERY
 from pyrtmp.hooks import Request
 
 MAX_TEXT: Final = 1024
 """Characters of any one thing that a client says of itself."""
-MAX_QUERY: Final = 8192
-"""Characters of a query."""
 
 
 class Event(StrEnum):

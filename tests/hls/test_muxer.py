@@ -30,7 +30,7 @@ class Sample:
 def cut(messages: list[Message], fragment: float = 1.0) -> list[Draft]:
     segmenter = Segmenter(fragment=fragment, max_fragment=10.0, max_bytes=1 << 24)
     drafts = [draft for message in messages if (draft := segmenter.push(message)) is not None]
-    last = segmenter.finish()
+    last = segmenter.restart()
     return [*drafts, last] if last else drafts
 
 

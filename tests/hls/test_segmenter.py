@@ -56,7 +56,7 @@ def feed(subject: Segmenter, messages: list[Message]) -> list[Draft]:
 def cut(messages: list[Message], subject: Segmenter | None = None) -> list[Draft]:
     subject = subject or segmenter()
     drafts = feed(subject, messages)
-    last = subject.finish()
+    last = subject.restart()
     return [*drafts, last] if last is not None else drafts
 
 
@@ -168,7 +168,7 @@ def test_no_duration_rounds_above_the_target(steps: list[tuple[bool, int]], frag
         if draft is not None:
             drafts.append(draft)
         targets.add(subject.target_duration)
-    last = subject.finish()
+    last = subject.restart()
     assert last is not None
     drafts.append(last)
     targets.add(subject.target_duration)

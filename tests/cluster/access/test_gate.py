@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import aiohttp
@@ -21,6 +19,7 @@ from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Hooks, Request
 from pyrtmp.names import StreamKey
 from tests.cluster.conftest import HERE
+from tests.cluster.running import running
 
 SECRET = "a-secret-to-sign-with"
 
@@ -29,16 +28,6 @@ def config(*rules: str, **settings: object) -> Config:
     given = {"rules": list(rules), **settings}
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
     return load(None, [*HERE, *(f"access.{name}={text}" for name, text in texts.items())], {})
-
-
-@asynccontextmanager
-async def running(config: Config, hooks: Hooks | None = None) -> AsyncIterator[Node]:
-    node = Node(config, hooks=hooks)
-    await node.start()
-    try:
-        yield node
-    finally:
-        await node.close()
 
 
 async def publish(node: Lifecycle, stream: str) -> Client:

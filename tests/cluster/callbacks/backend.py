@@ -15,7 +15,6 @@ from aiohttp import web
 from cluster.config import Config, load
 from cluster.node import Node
 from pyrtmp.aio.client import Client
-from pyrtmp.hooks import Hooks
 from pyrtmp.message import Message
 from tests.cluster.conftest import HERE
 
@@ -114,16 +113,6 @@ async def back_end() -> AsyncIterator[BackEnd]:
 
 def config(url: str, dialect: str, *more: str) -> Config:
     return load(None, [*HERE, f"callbacks.url={url}", f"callbacks.dialect={dialect}", "node.id=node-1", *more], {})
-
-
-@asynccontextmanager
-async def running(config: Config, hooks: Hooks | None = None) -> AsyncIterator[Node]:
-    node = Node(config, hooks=hooks)
-    await node.start()
-    try:
-        yield node
-    finally:
-        await node.close()
 
 
 @asynccontextmanager

@@ -30,10 +30,10 @@ from tests.cluster.callbacks.backend import (
     hang,
     played,
     publishing,
-    running,
     status,
 )
 from tests.cluster.conftest import HERE
+from tests.cluster.running import running
 from tests.pyrtmp.aio.net import eventually
 
 FAILURES = {

@@ -11,7 +11,8 @@ import pytest
 from cluster.callbacks.events import ALLOWED, REFUSED, Event, Reply, Subject
 from cluster.callbacks.mediamtx import Mediamtx
 from pyrtmp.errors import RefusedError
-from tests.cluster.callbacks.backend import BackEnd, config, played, publishing, running, status
+from tests.cluster.callbacks.backend import BackEnd, config, played, publishing, status
+from tests.cluster.running import running
 
 
 async def test_what_it_is_sent(back_end: BackEnd) -> None:

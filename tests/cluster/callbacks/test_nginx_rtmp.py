@@ -14,7 +14,8 @@ from cluster.callbacks.nginx_rtmp import NginxRtmp
 from pyrtmp.aio.client import Client
 from pyrtmp.errors import RefusedError
 from pyrtmp.names import StreamKey
-from tests.cluster.callbacks.backend import BackEnd, config, played, publishing, running, status
+from tests.cluster.callbacks.backend import BackEnd, config, played, publishing, status
+from tests.cluster.running import running
 
 
 async def test_what_it_is_sent(back_end: BackEnd) -> None:

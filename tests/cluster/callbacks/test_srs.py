@@ -13,7 +13,8 @@ from cluster.callbacks.events import ALLOWED, REFUSED, AnswerError, Event, Reply
 from cluster.callbacks.srs import Srs
 from cluster.publish import publish
 from pyrtmp.errors import RefusedError
-from tests.cluster.callbacks.backend import BackEnd, config, played, publishing, running, status
+from tests.cluster.callbacks.backend import BackEnd, config, played, publishing, status
+from tests.cluster.running import running
 
 
 async def test_what_it_is_sent(back_end: BackEnd) -> None:
