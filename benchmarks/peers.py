@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.clip import WORK
 from benchmarks.proc import tree
+from config.ports import free_ports
 
 NGINX_RTMP_MODULE = Path("/usr/lib/nginx/modules/ngx_rtmp_module.so")
 NMS_VERSION = "2.7.4"
@@ -341,15 +342,6 @@ class Servers:
             case "srs" if self.srs is not None:
                 return Srs(self.srs, hls=hls)
         raise PeerError(f"cannot start {name!r}: know pyrtmp, nginx, nms (no HLS), and srs with --srs /path/to/srs")
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports nobody uses now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 def _accepts(port: int) -> bool:

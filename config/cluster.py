@@ -32,6 +32,8 @@ from typing import Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from config.ports import free_ports
+
 HERE: Final = Path(__file__).parent
 PYRTMP: Final = Path(sys.executable).with_name("pyrtmp")
 
@@ -200,15 +202,6 @@ class Cluster:
                 self.processes[name].terminate()
         for name in list(self.processes):
             self.end(name)
-
-
-def free_ports(number: int) -> list[int]:
-    """TCP ports of 127.0.0.1 that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _program(name: str) -> str:

@@ -14,7 +14,8 @@ import pytest
 from cluster.checkup import Finding, Machine, examine
 from cluster.cli import main
 from cluster.config import Config, load
-from tests.cluster.registry.servers import MISSING, Server, free_ports
+from config.ports import free_ports
+from tests.cluster.registry.servers import MISSING, Server
 from tests.cluster.workers.real_node import real_node
 
 MEMORY = "MemTotal: 9 kB\nMemAvailable: {} kB\n"

@@ -24,7 +24,9 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from clients_process import ClientError, free_port, running, tail
+from clients_process import ClientError, running, tail
+
+from config.ports import free_ports
 
 FLAGS = (
     "--headless=new",
@@ -397,7 +399,7 @@ async def serve_pages() -> AsyncIterator[str]:
     app.router.add_static("/", PAGES)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    port = free_port()
+    (port,) = free_ports(1)
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
         yield f"http://127.0.0.1:{port}"

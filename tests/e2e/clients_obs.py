@@ -34,7 +34,9 @@ from typing import Any
 
 import aiohttp
 from clients_ffmpeg import source_arguments
-from clients_process import ClientError, free_port, running, tail
+from clients_process import ClientError, running, tail
+
+from config.ports import free_ports
 
 NAME = "e2e"
 """The name of the profile and of the scene collection."""
@@ -219,7 +221,7 @@ async def obs_streaming(
     directory.mkdir(parents=True, exist_ok=True)
     clip = directory / "clip.mp4"
     await make_clip(clip, size=size, fps=fps, extra=extra)
-    port, password = free_port(), secrets.token_hex()
+    (port,), password = free_ports(1), secrets.token_hex()
     _write_configuration(
         directory, clip, server, key, port, password, size=size, fps=fps, kbps=kbps, gop_seconds=gop_seconds
     )

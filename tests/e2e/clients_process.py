@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,14 +19,6 @@ UNPRIVILEGED = "nobody"
 
 class ClientError(Exception):
     """A client did not do what was asked; the message ends with the last lines it wrote."""
-
-
-def free_port() -> int:
-    """Returns a TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def tail(log: Path, lines: int = 15) -> str:

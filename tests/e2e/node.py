@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from clients_process import ClientError, free_port, running, tail
+from clients_process import ClientError, running, tail
+
+from config.ports import free_ports
 
 COMMAND = Path(sys.executable).with_name("pyrtmp")
 
@@ -108,7 +110,7 @@ async def running_node(
     """
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "node.log"
-    ports = {section: free_port() for section in ("rtmp", "http", "api")}
+    ports = dict(zip(("rtmp", "http", "api"), free_ports(3), strict=True))
     argv = [str(COMMAND), "serve", *(["--demo"] if demo else [])]
     for setting in (*(f"{section}.listen=127.0.0.1:{port}" for section, port in ports.items()), *settings):
         argv += ["--set", setting]

@@ -30,7 +30,8 @@ from clients_vlc import vlc_play
 
 from cluster.edge.upstreams import Upstream, Upstreams
 from cluster.flv import FlvReader
-from config.cluster import Cluster, free_ports
+from config.cluster import Cluster
+from config.ports import free_ports
 from pyrtmp import Client, Message
 from pyrtmp.message import VIDEO
 from pyrtmp.names import make_key

@@ -15,10 +15,11 @@ import pytest_asyncio
 from aiohttp import web
 from clients_chromium import Browser, Page
 from clients_ffmpeg import ffmpeg_publishing
-from clients_process import ClientError, free_port
+from clients_process import ClientError
 from node import Node, running_node
 
 from cluster.api_console import Console
+from config.ports import free_ports
 from pyrtmp import amf
 from pyrtmp.aio.client import Client
 from pyrtmp.message import DATA_AMF0, VIDEO, Message
@@ -243,7 +244,7 @@ async def test_a_node_that_says_anything(node: Node, live: str, browser: Browser
     app.add_routes([*Console().routes(), web.get("/api/{rest:.+}", lie)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    port = free_port()
+    (port,) = free_ports(1)
     try:
         async with aiohttp.ClientSession() as session:
             await web.TCPSite(runner, "127.0.0.1", port).start()

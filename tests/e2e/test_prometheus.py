@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from cluster.metrics_reference import reference
-from config.cluster import free_ports
+from config.ports import free_ports
 from tests.cluster.topologies import Cluster, cluster
 from tests.cluster.workers.real_node import eventually
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from clients_ffmpeg import ffmpeg_play, ffmpeg_publishing
-from clients_process import free_port
 from node import running_node
+
+from config.ports import free_ports
 
 KEY = "live/secure"
 
@@ -29,7 +30,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("workers", [0, 2])
 async def test_ffmpeg(tmp_path: Path, certificate: tuple[Path, Path], workers: int) -> None:
     ca, key = certificate
-    rtmps, https = free_port(), free_port()
+    rtmps, https = free_ports(2)
     settings = (
         f"node.workers={workers}", f"rtmps.listen=127.0.0.1:{rtmps}", f"https.listen=127.0.0.1:{https}",
         f"tls.certificate={ca}", f"tls.key={key}", "hls.fragment=1",

@@ -15,6 +15,7 @@ import pytest
 from cluster.forward import Forwarder, ForwardFacts, PushSettings, Target, parse_target
 from cluster.forward.backoff import Backoff
 from cluster.forward.push import explain
+from config.ports import free_ports
 from pyrtmp import Client, Hooks, Message, RefusedError, Request, Server, StreamSettings, amf
 from pyrtmp.aio.connection import Connection
 from pyrtmp.errors import ChunkError
@@ -33,12 +34,6 @@ def at(server: Server) -> Target:
 
 def port(server: Server) -> int:
     return server.addresses[0][1]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def content(peer: Peer) -> list[tuple[int, int, bytes]]:
@@ -125,7 +120,7 @@ async def test_connect_says_where_the_stream_came_through(net: Net, forward: For
 
 async def test_a_late_target_begins_with_a_key_frame(net: Net, forward: Forwarding) -> None:
     source = await net.server()
-    late = free_port()
+    (late,) = free_ports(1)
     forwarder = forward(source, parse_target(f"127.0.0.1:{late}"))
     publisher = await net.publisher(source)
     await publisher.write(frame(0, key=True), frame(1), frame(2, key=True), frame(3))
@@ -384,7 +379,7 @@ async def test_a_publisher_that_takes_over_is_forwarded_at_once(net: Net, forwar
 
 async def test_a_dead_target_costs_the_other_nothing(net: Net, forward: Forwarding) -> None:
     source, target = await net.server(), await net.server()
-    forwarder = forward(source, parse_target(f"127.0.0.1:{free_port()}"), at(target))
+    forwarder = forward(source, parse_target(f"127.0.0.1:{free_ports(1)[0]}"), at(target))
     player = await net.peer(target)
     await player.play()
     publisher = await net.publisher(source)

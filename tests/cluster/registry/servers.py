@@ -15,16 +15,9 @@ from typing import Any
 import pytest
 import redis
 
+from config.ports import free_ports
+
 MISSING = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 10.0) -> None:

@@ -12,9 +12,10 @@ from time import monotonic
 import pytest
 
 from cluster.registry import Began, Copy, Keeper, Lease, Location, RegistryError, TakenError, connect
+from config.ports import free_ports
 from pyrtmp.names import StreamKey
 from tests.cluster.registry.members import CAM, OTHER, Member, Tape, eventually, offer, record
-from tests.cluster.registry.servers import MISSING, Group, Server, free_ports
+from tests.cluster.registry.servers import MISSING, Group, Server
 
 pytestmark = MISSING
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from config.ports import free_ports
 from tests.cluster.registry.servers import MISSING
 from tests.cluster.tls.authority import Authority
 from tests.cluster.topologies import Cluster, cluster
-from tests.cluster.workers.real_node import RealNode, Viewer, eventually, free_ports
+from tests.cluster.workers.real_node import RealNode, Viewer, eventually
 
 CAM = "live/cam"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from config.ports import free_ports
 from pyrtmp import Client
 from tests.cluster.tls.authority import Authority, Pair, serial
 from tests.cluster.workers.real_node import (
@@ -27,7 +28,6 @@ from tests.cluster.workers.real_node import (
     _read_flv,
     end_tree,
     eventually,
-    free_ports,
     real_node,
 )
 

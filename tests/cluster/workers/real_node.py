@@ -17,7 +17,6 @@ import json
 import os
 import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from cluster.flv import FlvReader
+from config.ports import free_ports
 from pyrtmp import Client, Message
 from pyrtmp.message import VIDEO
 
@@ -603,15 +603,6 @@ async def eventually(condition: Callable[[], object], timeout: float = PATIENCE)
             return
         assert monotonic() < deadline, f"this was not so within {timeout} s: {getattr(condition, '__name__', '')}"
         await asyncio.sleep(0.02)
-
-
-def free_ports(number: int) -> list[int]:
-    """TCP ports of 127.0.0.1 that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def tail(log: Path, lines: int = 30) -> str:
