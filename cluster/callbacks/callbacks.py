@@ -14,7 +14,7 @@ from cluster.callbacks.events import AnswerError, Decision, Dialect, Event, Segm
 from cluster.callbacks.mediamtx import Mediamtx
 from cluster.callbacks.nginx_rtmp import NginxRtmp
 from cluster.callbacks.notifications import Notifications
-from cluster.callbacks.posting import post
+from cluster.callbacks.posting import Poster
 from cluster.callbacks.sessions import HlsSessions
 from cluster.callbacks.srs import Srs
 from pyrtmp.errors import RedirectedError, RefusedError
@@ -42,7 +42,8 @@ _WORDS: Final = "The server does not take this connection."
 class _BackEnd:
     """One set of settings: a dialect, where to ask, and how many at once."""
 
-    def __init__(self, settings: CallbackSettings, node: str) -> None:
+    def __init__(self, settings: CallbackSettings, node: str, poster: Poster) -> None:
+        self._poster = poster
         dialect = self._dialect = _DIALECTS[settings.dialect](node)
         self._urls = {event: settings.urls[event] for event in Event if event in dialect.events & settings.urls.keys()}
         self._seconds = settings.deadline_seconds
@@ -72,7 +73,7 @@ class _BackEnd:
     async def send(self, event: Event, subject: Subject) -> Decision:
         """At once.  Raises ``AnswerError``."""
         dialect = self._dialect
-        reply = await post(
+        reply = await self._poster.post(
             self._urls[event], dialect.content_type, dialect.write(event, subject), secret=self._secret,
             seconds=self._seconds, answer_bytes=dialect.answer_bytes,
         )  # fmt: skip
@@ -101,7 +102,8 @@ class Callbacks:
         self._journal = journal
         self._publisher = publisher
         self._settings = settings
-        self._back_end = _BackEnd(settings, node)
+        self._poster = Poster()
+        self._back_end = _BackEnd(settings, node, self._poster)
         self._notifications = Notifications(journal)
         self._notifications.retries = settings.retries
         self._sessions = HlsSessions(watching, partial(self._ended, Event.STOP))
@@ -110,13 +112,14 @@ class Callbacks:
         """Ask and tell by other settings from now on."""
         if settings != self._settings:
             self._settings = settings
-            self._back_end = _BackEnd(settings, self._node)
+            self._back_end = _BackEnd(settings, self._node, self._poster)
             self._notifications.retries = settings.retries
 
     async def close(self) -> None:
         """Tell what there is to tell, for a moment at most.  Everybody else has left by now."""
         self._sessions.close()
         await self._notifications.close()
+        await self._poster.close()
 
     # For cluster.access.gate
 

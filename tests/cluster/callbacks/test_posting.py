@@ -8,14 +8,25 @@ import socket
 import time
 
 import pytest
+from aiohttp import web
 
 from cluster.callbacks.events import AnswerError, Reply
-from cluster.callbacks.posting import post
+from cluster.callbacks.posting import Poster
 from tests.cluster.callbacks.backend import TOKEN, Answer, BackEnd, cut, endless, hang, status
 
 
 async def send(url: str, *, secret: str = "", seconds: float = 5.0, answer_bytes: int = 100) -> Reply:
-    return await post(
+    poster = Poster()
+    try:
+        return await again(poster, url, secret=secret, seconds=seconds, answer_bytes=answer_bytes)
+    finally:
+        await poster.close()
+
+
+async def again(
+    poster: Poster, url: str, *, secret: str = "", seconds: float = 5.0, answer_bytes: int = 100
+) -> Reply:
+    return await poster.post(
         url, "application/json", b'{"a": 1}', secret=secret, seconds=seconds, answer_bytes=answer_bytes
     )  # fmt: skip
 
@@ -58,6 +69,40 @@ async def test_what_is_no_answer(back_end: BackEnd, answer: Answer, reason: str)
     with pytest.raises(AnswerError, match=reason) as caught:
         await send(back_end.url, seconds=0.2 if answer is hang else 5.0)
     assert TOKEN not in str(caught.value)
+
+
+async def test_a_connection_serves_one_question_after_another(back_end: BackEnd) -> None:
+    ports: list[int] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        ports.append(request.transport.get_extra_info("peername")[1])
+        return web.Response(text="0")
+
+    back_end.answers[""] = answer
+    poster = Poster()
+    for _ in range(3):
+        assert await again(poster, back_end.url) == Reply(200, "", b"0")
+    assert len(ports) == 3 and len(set(ports)) == 1
+    await poster.close()
+
+
+async def test_a_question_that_meets_the_end_of_an_idle_connection_is_asked_on_a_new_one(back_end: BackEnd) -> None:
+    dropped = 0
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal dropped
+        if len(back_end.asked) == 2:  # as a server does whose patience ends at that moment
+            dropped += 1
+            return await cut(request)
+        return web.Response(text="0")
+
+    back_end.answers[""] = answer
+    poster = Poster()
+    for _ in range(2):
+        assert await again(poster, back_end.url) == Reply(200, "", b"0")
+    assert dropped == 1 and len(back_end.asked) == 3
+    await poster.close()
 
 
 async def test_nobody_there() -> None:
