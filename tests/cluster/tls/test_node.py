@@ -32,7 +32,7 @@ from tests.cluster.workers.real_node import (
 )
 
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
-CAMERAS = ("live/one", "live/two")
+CAMERAS = tuple(f"live/camera{number}" for number in range(5))
 
 
 class TlsNode:
@@ -104,7 +104,7 @@ async def test_a_certificate_is_replaced_under_live_clients(tmp_path: Path, work
         publishers = [await tls.publish(key) for key in CAMERAS]
         viewers = []
         for key in CAMERAS:
-            for _ in range(5):
+            for _ in range(10):
                 viewers += [await tls.play(key), await tls.play_flv(key)]
         for viewer in viewers:
             await viewer.until(lambda frames: len(frames) > 5)
@@ -203,10 +203,10 @@ async def test_plain_viewers_are_sent_to_https(tmp_path: Path, workers: int) -> 
     async with tls_node(tmp_path, "http.redirect_to_https=true", workers=workers) as tls:
         publisher = await tls.publish(CAMERAS[0])
         plain = f"http://127.0.0.1:{tls.node.ports['http']}"
-        async with tls.http.get(f"{plain}/live/one.flv?token=a%25b", allow_redirects=False) as answer:
+        async with tls.http.get(f"{plain}/live/camera0.flv?token=a%25b", allow_redirects=False) as answer:
             assert answer.status == 308
-            assert answer.headers["Location"] == f"https://127.0.0.1:{tls.https}/live/one.flv?token=a%25b"
-        async with tls.http.get(f"{plain}/live/one.flv", ssl=tls.authority.client()) as answer:
+            assert answer.headers["Location"] == f"https://127.0.0.1:{tls.https}/live/camera0.flv?token=a%25b"
+        async with tls.http.get(f"{plain}/live/camera0.flv", ssl=tls.authority.client()) as answer:
             assert answer.status == 200 and answer.url.scheme == "https"
             assert (await answer.content.readexactly(3)) == b"FLV"
         assert publisher.alive
