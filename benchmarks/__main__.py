@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import cluster, fanout, hls, ingest, latency, smoke, soak, workers
+from benchmarks import cluster, fanout, guarded, hls, ingest, latency, smoke, soak, workers
 from benchmarks.peers import PeerError, Servers
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "hls": (hls, "pyrtmp,nginx"),
     "workers": (workers, "pyrtmp"),
     "cluster": (cluster, "pyrtmp"),
+    "guarded": (guarded, "pyrtmp"),
     "soak": (soak, "pyrtmp"),
     "smoke": (smoke, smoke.default_peers()),
 }

@@ -121,7 +121,7 @@ def measure(case: Case, peer: Peer, times: Times) -> Row:
     stream = f"fanout-{case.protocol}"
     url = peer.url(case.protocol, stream)
     with (
-        StampedPublisher(peer.rtmp_url(stream), load_clip(case.mbps)) as publisher,
+        StampedPublisher(peer.publish_url(stream), load_clip(case.mbps)) as publisher,
         Viewer(url) as viewer,
         Crowd(times.drain_ms) as crowd,
     ):

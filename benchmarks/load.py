@@ -7,9 +7,11 @@ publishers send bytes that were put in chunks beforehand, one write per message,
 from __future__ import annotations
 
 import heapq
+import os
 import resource
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Sequence
@@ -107,6 +109,8 @@ class PublisherGroup:
 @dataclass(slots=True)
 class _Viewer:
     sock: socket.socket
+    """What is read, as it comes: with TLS, without being decrypted."""
+    speaker: socket.socket
     is_rtmp: bool
     received: int = 0
     acknowledged: int = 0
@@ -134,8 +138,10 @@ class _Drain:
     def join(self, url: str, count: int, per_second: float, reading: bool) -> None:
         start = time.monotonic()
         for number in range(count):
-            viewer = _Viewer(open_viewer(url).sock, is_rtmp=url.startswith("rtmp:"))
-            viewer.sock.setblocking(False)
+            speaker = open_viewer(url).sock
+            sock = socket.socket(fileno=os.dup(speaker.fileno())) if isinstance(speaker, ssl.SSLSocket) else speaker
+            sock.setblocking(False)
+            viewer = _Viewer(sock, speaker, is_rtmp=url.startswith("rtmp"))
             self._viewers.append(viewer)
             if reading:
                 self._by_fd[viewer.sock.fileno()] = viewer
@@ -150,6 +156,7 @@ class _Drain:
             if reset:
                 viewer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             viewer.sock.close()
+            viewer.speaker.close()
         del self._viewers[-count:]
 
     def count(self) -> CrowdCount:
@@ -176,7 +183,7 @@ class _Drain:
             if viewer.is_rtmp and viewer.received - viewer.acknowledged > ACK_BYTES:
                 viewer.acknowledged = viewer.received
                 try:
-                    viewer.sock.send(acknowledgement(viewer.received))
+                    viewer.speaker.send(acknowledgement(viewer.received))
                 except OSError:
                     pass  # the next read says what became of it
 

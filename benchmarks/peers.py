@@ -14,11 +14,13 @@ import time
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.clip import WORK
 from benchmarks.proc import tree
+from benchmarks.tls import Certificate
 from config.ports import free_ports
 
 NGINX_RTMP_MODULE = Path("/usr/lib/nginx/modules/ngx_rtmp_module.so")
@@ -40,7 +42,7 @@ class Peer(ABC):
     has_flv = True
 
     def __init__(self) -> None:
-        self.rtmp_port, self.http_port, self.api_port = free_ports(3)
+        self.rtmp_port, self.http_port, self.api_port, self.rtmps_port, self.https_port = free_ports(5)
         self._process: subprocess.Popen[bytes] | None = None
         self._directory = Path()
 
@@ -58,9 +60,19 @@ class Peer(ABC):
         """The playlist."""
         return f"http://127.0.0.1:{self.http_port}/live/{stream}.m3u8"
 
+    def publish_url(self, stream: str) -> str:
+        return self.rtmp_url(stream)
+
     def url(self, protocol: str, stream: str) -> str:
-        """The URL for ``rtmp`` or ``flv`` viewers."""
-        url = self.rtmp_url(stream) if protocol == "rtmp" else self.flv_url(stream)
+        """The URL for viewers: ``rtmp``, ``rtmps``, ``flv`` or ``https`` (HTTP-FLV)."""
+        match protocol:
+            case "rtmp":
+                return self.rtmp_url(stream)
+            case "rtmps":
+                return f"rtmps://127.0.0.1:{self.rtmps_port}/live/{stream}"
+            case "https":
+                return f"https://127.0.0.1:{self.https_port}/live/{stream}.flv"
+        url = self.flv_url(stream)
         if url is None:
             raise PeerError(f"{self.name} does not serve {protocol}")
         return url
@@ -76,7 +88,8 @@ class Peer(ABC):
     def signal(self, number: signal.Signals) -> None:
         """To all its processes."""
         for pid in self.pids():
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # ended meanwhile
+                os.kill(pid, number)
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -261,10 +274,12 @@ class Srs(Peer):
     name = "srs"
 
     def __init__(
-        self, executable: Path, *, hls: bool = False, forward: Sequence[str] = (), origins: Sequence[str] = ()
+        self, executable: Path, *, hls: bool = False, forward: Sequence[str] = (), origins: Sequence[str] = (),
+        certificate: Certificate | None = None,
     ) -> None:
         super().__init__()
         self._executable = executable.resolve()
+        self._certificate = certificate
         self._hls = hls
         self._forward = " ".join(forward)
         self._origins = " ".join(origins)
@@ -276,6 +291,9 @@ class Srs(Peer):
             hls = f"hls {{ enabled on; hls_path {directory}; hls_fragment 2; hls_window 12; hls_ctx off; }}"
         forward = f"forward {{ enabled on; destination {self._forward}; }}" if self._forward else ""
         cluster = f"cluster {{ mode remote; origin {self._origins}; }}" if self._origins else ""
+        https = ""
+        if (own := self._certificate) is not None:
+            https = f"https {{ enabled on; listen 127.0.0.1:{self.https_port}; key {own.key}; cert {own.file}; }}"
         config.write_text(f"""
             listen              127.0.0.1:{self.rtmp_port};
             max_connections     4000;
@@ -287,6 +305,7 @@ class Srs(Peer):
                 enabled         on;
                 listen          127.0.0.1:{self.http_port};
                 dir             {directory};
+                {https}
             }}
             vhost __defaultVhost__ {{
                 http_remux {{
