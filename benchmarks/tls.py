@@ -20,13 +20,14 @@ class Certificate:
 
 
 @contextmanager
-def new_certificate() -> Iterator[Certificate]:
-    """Elliptic (P-256), signed by itself; gone when the block is left."""
+def new_certificate(*, rsa: bool = False) -> Iterator[Certificate]:
+    """Elliptic (P-256) or RSA (2048 bits), signed by itself; gone when the block is left."""
     directory = Path(tempfile.mkdtemp(prefix="bench-tls-"))
     made = Certificate(directory / "certificate.pem", directory / "key.pem")
+    kind = ("rsa:2048",) if rsa else ("ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
     words = [
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-        "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", made.key, "-out", made.file,
+        "openssl", "req", "-x509", "-newkey", *kind, "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+        "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", made.key, "-out", made.file,
     ]  # fmt: skip
     try:
         subprocess.run(words, check=True, capture_output=True)
