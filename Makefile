@@ -62,13 +62,17 @@ fuzz: $(FUZZ) ## fuzz the parsers, FUZZ_SECONDS (60) each
 	    $(BIN)/python $$target -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$$corpus/ $(VENV)/fuzz/$$name $$corpus; \
 	done
 
-reference: $(RUNTIME) ## write config/REFERENCE.md, METRICS.md and origin.toml again from the code
+reference: $(RUNTIME) ## write REFERENCE.md, METRICS.md, COMMANDS.md, origin.toml and openapi.json in config/ again from the code
 	$(BIN)/python -c 'from cluster.config import reference; print(reference(), end="")' > $(VENV)/reference.md
 	mv $(VENV)/reference.md config/REFERENCE.md
 	$(BIN)/python -c 'from cluster.config import example; print(example(), end="")' > $(VENV)/origin.toml
 	mv $(VENV)/origin.toml config/origin.toml
 	$(BIN)/python -c 'from cluster.metrics_reference import reference; print(reference(), end="")' > $(VENV)/metrics.md
 	mv $(VENV)/metrics.md config/METRICS.md
+	$(BIN)/python -c 'from cluster.openapi import reference; print(reference(), end="")' > $(VENV)/openapi.json
+	mv $(VENV)/openapi.json config/openapi.json
+	$(BIN)/python -c 'from cluster.cli_reference import reference; print(reference(), end="")' > $(VENV)/commands.md
+	mv $(VENV)/commands.md config/COMMANDS.md
 
 # The locks hold versions and hashes only: no index, so that any mirror serves.
 LOCK = $(VENV)/lock/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --all-build-deps \

@@ -17,11 +17,11 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -37,6 +37,8 @@ from cluster.facts import ALONE, PROTOCOLS, ClientFacts, StreamFacts
 from cluster.fleet import Fleet
 from cluster.metrics import CONTENT_TYPE, Metrics
 from cluster.neighbours import Neighbours
+from cluster.openapi import PATH as OPENAPI_PATH
+from cluster.openapi import answers, document
 from cluster.reports import Numbers, merge, resident_bytes
 from cluster.tls.identity import Identity
 from pyrtmp.aio.handshakes import Handshakes
@@ -44,11 +46,6 @@ from pyrtmp.aio.listener import Listener, bind
 from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.counters import Counters
 from pyrtmp.stream import State
-
-DEFAULT_COUNT: Final = 100
-"""Entries of a list unless the query says ``count``."""
-MAX_COUNT: Final = 10_000
-"""Most entries of one list."""
 
 _KEEPALIVE_SECONDS: Final = 15.0
 """A connection that asks nothing for so long is closed; also one that never asked."""
@@ -115,6 +112,7 @@ class Api:
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._get_metrics),
+                web.get(OPENAPI_PATH, self._get_openapi),
                 web.get("/api/v1/version", self._get_version),
                 web.get("/api/v1/versions", self._get_version),
                 web.get("/api/v1/summaries", self._get_summaries),
@@ -253,7 +251,7 @@ class Api:
         return kind(text=_PERMISSION, headers=_CHALLENGES.get(kind, {}))
 
     def _json(
-        self, fields: dict[str, Any], status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
+        self, fields: Mapping[str, object], status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
     ) -> web.Response:
         return web.Response(
             body=json.dumps({"code": 0, **self._common, **fields}, default=str).encode() + b"\n",
@@ -284,19 +282,24 @@ class Api:
         )
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
 
-    # About the node
+    # About the API and the node
+
+    async def _get_openapi(self, request: web.Request) -> web.Response:
+        return web.json_response(document(), headers=_HEADERS)
 
     async def _get_version(self, request: web.Request) -> web.Response:
         numbers = [int(part) if part.isdecimal() else 0 for part in (*self._version.split("."), "0", "0")][:3]
-        fields = dict(zip(("major", "minor", "revision"), numbers, strict=True))
-        return self._json({"data": {**fields, "version": self._version}})
+        answer: answers.VersionAnswer = {
+            "data": {"major": numbers[0], "minor": numbers[1], "revision": numbers[2], "version": self._version}
+        }
+        return self._json(answer)
 
     async def _get_summaries(self, request: web.Request) -> web.Response:
         parts = await self._fleet.numbers()
         numbers = merge(parts)
         streams = numbers.streams
         others = [each for each in parts if each.pid != os.getpid()]
-        return self._json({
+        answer: answers.SummaryAnswer = {
             "data": {
                 "ok": True,
                 "now_ms": int(time.time() * 1000),
@@ -322,12 +325,15 @@ class Api:
                 },
                 "kbps": {"recv_30s": round(numbers.now.kbps_in), "send_30s": round(numbers.now.kbps_out)},
                 "workers": _workers(parts),
-                **({} if self._cluster is None else {"cluster": self._cluster.summary(numbers)}),
             }
-        })  # fmt: skip
+        }
+        if self._cluster is not None:
+            answer["data"]["cluster"] = self._cluster.summary(numbers)
+        return self._json(answer)
 
     async def _get_workers(self, request: web.Request) -> web.Response:
-        return self._json({"workers": _workers(await self._fleet.numbers())})
+        answer: answers.WorkersAnswer = {"workers": _workers(await self._fleet.numbers())}
+        return self._json(answer)
 
     # Orders to the node
 
@@ -336,7 +342,8 @@ class Api:
         if done.problems:
             fields = {"code": 409, "error": "the settings stay as they are; problems says why"}
             return self._json({**fields, "problems": done.problems}, HTTPStatus.CONFLICT)
-        return self._json({"changed": done.changed, "needs_restart": done.needs_restart})
+        answer: answers.ReloadAnswer = {"changed": list(done.changed), "needs_restart": list(done.needs_restart)}
+        return self._json(answer)
 
     async def _post_restart(self, request: web.Request) -> web.Response:
         if not await self._fleet.restart_workers():
@@ -355,7 +362,10 @@ class Api:
 
     async def _get_streams(self, request: web.Request) -> web.Response:
         start, count = _page(request)
-        return self._json({"streams": [_stream(each) for each in await self._fleet.streams(start, count)]})
+        answer: answers.StreamsAnswer = {
+            "streams": [_stream(each) for each in await self._fleet.streams(start, count)]
+        }
+        return self._json(answer)
 
     async def _get_stream(self, request: web.Request) -> web.Response:
         app, _, name = request.match_info["key"].rpartition("/")
@@ -375,13 +385,17 @@ class Api:
 
     async def _get_clients(self, request: web.Request) -> web.Response:
         start, count = _page(request)
-        return self._json({"clients": [_client(each) for each in await self._fleet.clients(start, count)]})
+        answer: answers.ClientsAnswer = {
+            "clients": [_client(each) for each in await self._fleet.clients(start, count)]
+        }
+        return self._json(answer)
 
     async def _get_client(self, request: web.Request) -> web.Response:
         client = await self._fleet.client(request.match_info["id"])
         if client is None:
             raise _no_client()
-        return self._json({"client": _client(client)})
+        answer: answers.ClientAnswer = {"client": _client(client)}
+        return self._json(answer)
 
     async def _delete_client(self, request: web.Request) -> web.Response:
         if not await self._fleet.kick_client(request.match_info["id"]):
@@ -414,7 +428,7 @@ def _no_client() -> web.HTTPNotFound:
 def _page(request: web.Request) -> tuple[int, int]:
     """``start`` and ``count`` of the query, as SRS has them."""
     numbers = []
-    for name, default, highest in (("start", 0, 10**9), ("count", DEFAULT_COUNT, MAX_COUNT)):
+    for name, default, highest in (("start", 0, 10**9), ("count", answers.DEFAULT_COUNT, answers.MAX_COUNT)):
         text = request.query.get(name, str(default))
         if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= highest):
             raise web.HTTPBadRequest(text=f"{name} should be a number from 0 to {highest}")
@@ -432,7 +446,7 @@ def _is_local_name(host: str) -> bool:
     return True
 
 
-def _stream(stream: StreamFacts) -> dict[str, Any]:
+def _stream(stream: StreamFacts) -> answers.Stream:
     return {
         "id": str(stream.key),
         "name": stream.key.name,
@@ -464,7 +478,7 @@ def _stream(stream: StreamFacts) -> dict[str, Any]:
     }
 
 
-def _video(info: VideoInfo | None) -> dict[str, Any] | None:
+def _video(info: VideoInfo | None) -> answers.Video | None:
     if info is None:
         return None
     return {
@@ -476,7 +490,7 @@ def _video(info: VideoInfo | None) -> dict[str, Any] | None:
     }
 
 
-def _audio(info: AudioInfo | None) -> dict[str, Any] | None:
+def _audio(info: AudioInfo | None) -> answers.Audio | None:
     if info is None:
         return None
     return {
@@ -491,7 +505,7 @@ def _codec_name(codec: str) -> str:
     return _CODEC_NAMES.get(codec, codec.upper())
 
 
-def _client(client: ClientFacts) -> dict[str, Any]:
+def _client(client: ClientFacts) -> answers.Client:
     kinds = {"publish": "publish", "play": f"{client.protocol}-play"}
     return {
         "id": client.id,
@@ -519,7 +533,7 @@ def _worker(number: int) -> int | None:
     return None if number == ALONE else number
 
 
-def _workers(parts: Iterable[Numbers]) -> list[dict[str, Any]]:
+def _workers(parts: Iterable[Numbers]) -> list[answers.Worker]:
     """One entry for each worker process, by number."""
     return [
         {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -13,6 +13,7 @@ from cluster.edge.upstreams import Kind
 from cluster.fleet import Fleet
 from cluster.forward.push import ForwardFacts
 from cluster.neighbours import Neighbours
+from cluster.openapi import answers
 from cluster.placement import NobodyError, urls
 from cluster.registry import NodeRecord
 from cluster.reports import Numbers
@@ -41,7 +42,7 @@ class ClusterApi:
             web.get("/api/v1/place", self._get_place),
         ]
 
-    def summary(self, numbers: Numbers) -> dict[str, Any]:
+    def summary(self, numbers: Numbers) -> answers.ClusterSummary:
         """For ``/api/v1/summaries``."""
         now = numbers.now
         return {
@@ -55,14 +56,17 @@ class ClusterApi:
 
     async def _get_forwards(self, request: web.Request) -> web.Response:
         now = monotonic()
-        return self._answer({"forwards": [_forward(each, now) for each in await self._fleet.forwards()]})
+        answer: answers.ForwardsAnswer = {"forwards": [_forward(each, now) for each in await self._fleet.forwards()]}
+        return self._answer(answer)
 
     async def _get_pulls(self, request: web.Request) -> web.Response:
-        return self._answer({"pulls": [_pull(each) for each in await self._fleet.pulls()]})
+        answer: answers.PullsAnswer = {"pulls": [_pull(each) for each in await self._fleet.pulls()]}
+        return self._answer(answer)
 
     async def _get_nodes(self, request: web.Request) -> web.Response:
         nodes = [_node(each) for each in self._neighbours.nodes()]
-        return self._answer({"registry": self._registry(), "nodes": nodes})
+        answer: answers.NodesAnswer = {"registry": self._registry(), "nodes": nodes}
+        return self._answer(answer)
 
     async def _get_place(self, request: web.Request) -> web.Response:
         stream, kind = request.query.get("stream", "").strip("/"), _KINDS.get(request.query.get("kind", "publish"))
@@ -79,12 +83,12 @@ class ClusterApi:
             raise web.HTTPServiceUnavailable(text=str(error), headers={"Retry-After": "1"}) from None
         return self._answer(urls(node, key))
 
-    def _registry(self) -> dict[str, Any] | None:
+    def _registry(self) -> answers.Registry | None:
         facts = self._neighbours.registry
         return None if facts is None else {"url": facts.name, "up": facts.up}
 
 
-def _forward(forward: ForwardFacts, now: float) -> dict[str, Any]:
+def _forward(forward: ForwardFacts, now: float) -> answers.Forward:
     return {
         "stream": forward.stream,
         "target": forward.target,
@@ -100,7 +104,7 @@ def _forward(forward: ForwardFacts, now: float) -> dict[str, Any]:
     }
 
 
-def _pull(pull: PullFacts) -> dict[str, Any]:
+def _pull(pull: PullFacts) -> answers.Pull:
     return {
         "stream": str(pull.key),
         "upstream": pull.upstream or None,
@@ -109,7 +113,7 @@ def _pull(pull: PullFacts) -> dict[str, Any]:
     }
 
 
-def _node(node: NodeRecord) -> dict[str, Any]:
+def _node(node: NodeRecord) -> answers.Node:
     return {
         "id": node.id,
         "role": node.role,

@@ -23,7 +23,7 @@ OK, FAILED, WRONG = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         code = command(arguments)
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Every command with its options; ``command`` of what it parses is the function to call."""
     parser = argparse.ArgumentParser(
         prog="pyrtmp",
         description="A live media server: takes streams by RTMP, serves them by RTMP, HTTP-FLV and HLS.",
@@ -55,7 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--demo", action="store_true", help="publish a moving test picture with sound as live/demo")
 
     check = add("check", _check, "look for mistakes in a configuration file")
-    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("file", type=Path, metavar="FILE", help="the settings, as TOML")
+
+    importing = add("import", _import, "turn a configuration file of SRS or nginx-rtmp into one of this server")
+    importing.add_argument("file", type=Path, metavar="FILE", help="srs.conf or nginx.conf")
+    importing.add_argument("--from", dest="kind", choices=("srs", "nginx-rtmp"), help="whose it is (as it looks)")
 
     doctor = add("doctor", _doctor, "look for what would keep a node from doing well on this machine")
     _add_settings(doctor)
@@ -88,14 +93,18 @@ def _parser() -> argparse.ArgumentParser:
 
     secret = add("secret", _secret_needs_kind, "make stream keys, secrets and signed URLs")
     kinds = secret.add_subparsers(title="kinds", metavar="KIND")
-    key = kinds.add_parser("key", help="make a stream key, and the line for access.keys that knows it")
+
+    def add_kind(name: str, text: str) -> argparse.ArgumentParser:
+        return kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+
+    key = add_kind("key", "make a stream key, and the line for access.keys that knows it")
     key.add_argument("pattern", metavar="APP/NAME", help="the stream, or a pattern such as live/*")
     key.add_argument("--actions", default="publish", help="what it opens (publish): with commas, as in access.keys")
     key.add_argument("--stdin", action="store_true", help="take a key that is in use already from standard input")
     key.set_defaults(command=_secret_key)
-    random = kinds.add_parser("random", help="make a secret, such as for api.token or access.signed_secret")
+    random = add_kind("random", "make a secret, such as for api.token or access.signed_secret")
     random.set_defaults(command=_secret_random)
-    url = kinds.add_parser("url", help="sign a URL with access.signed_secret")
+    url = add_kind("url", "sign a URL with access.signed_secret")
     _add_settings(url)
     url.add_argument("url", metavar="URL", help="rtmp://host/app/stream, http://host:8080/app/stream.m3u8 or .flv")
     url.add_argument("--action", choices=("play", "publish"), default="play", help="what it allows (play)")
@@ -196,6 +205,38 @@ def _check(arguments: argparse.Namespace) -> int:
     if _load(arguments.file, []) is None:
         return WRONG
     print(f"{arguments.file} is fine.")
+    return OK
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from cluster.importing import MAX_BYTES, BlocksError, convert
+
+    path: Path = arguments.file
+
+    def locate(name: str) -> str | None:
+        """Relative names are relative to wherever the other server was started: its file is near there."""
+        for directory in (path.parent, path.parent.parent, Path()):
+            found = (directory / name).absolute()
+            if found.is_file() and os.access(found, os.R_OK):
+                return str(found.resolve())
+        return None
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
+        imported = convert(text, arguments.kind, locate=locate)
+    except OSError as error:
+        _complain(f"{path}: cannot be read: {error.strerror or error}")
+        return WRONG
+    except UnicodeDecodeError:
+        _complain(f"{path}: is not UTF-8 text")
+        return WRONG
+    except BlocksError as error:
+        _complain(f"{path}:{error.line}: {error}")
+        return WRONG
+    print(imported.toml, end="", flush=True)
+    for note in imported.notes:
+        _complain(f"{path}: {note}")
     return OK
 
 

@@ -23,7 +23,7 @@ _ANY = {
 def reference() -> str:
     """Every metric with its type, its labels and what it says, as Markdown."""
     numbers = Numbers(counters=Counters(refused=Counter(chunk=0)))
-    page = Metrics(version="", node="").page([numbers], ready=True, registry_up=True).decode()
+    page = Metrics(version="", node="").page([numbers], ready=True, registry_up=True, certificate_expires=0.0).decode()
     lines = [
         "# Metrics",
         "",
@@ -32,8 +32,9 @@ def reference() -> str:
         "",
         "All are about the node as a whole, however many processes it has; totals go on when a worker is replaced. No",
         "stream, client or address is ever a label: for those there are `/api/v1/streams` and `/api/v1/clients`. What",
-        "a node does not have is 0; only `pyrtmp_registry_up` is left out without `registry.url`. A histogram has",
-        "`_bucket`, `_count` and `_sum`.",
+        "a node does not have is 0; only `pyrtmp_registry_up` is left out without `registry.url`, and",
+        "`pyrtmp_tls_certificate_expiry_timestamp_seconds` without `tls.certificate`. A histogram has `_bucket`,",
+        "`_count` and `_sum`.",
         "",
         "[prometheus.yml](prometheus.yml) scrapes them, [alerts.yml](alerts.yml) says when to wake somebody, and",
         "[grafana.json](grafana.json) draws them.",

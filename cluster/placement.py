@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from typing import Final
 
 from cluster.edge.upstreams import Kind, spread
+from cluster.openapi.answers import PlaceAnswer
 from cluster.registry import NodeRecord
 from pyrtmp.names import StreamKey
 
@@ -99,7 +100,7 @@ class Placement:
         return node.group != self._group, round(stress, 6), self._recent.last(node.id), spread(key, node.id)
 
 
-def urls(node: NodeRecord, key: StreamKey) -> dict[str, Any]:
+def urls(node: NodeRecord, key: StreamKey) -> PlaceAnswer:
     """Where to publish or play a stream at a node."""
     http = f"http://{node.http}/{key}" if node.http else None
     return {

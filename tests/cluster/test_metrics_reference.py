@@ -34,5 +34,5 @@ async def test_a_node_has_all_of_them_and_no_other(node: Node, live: str) -> Non
     exposed = {family.name + suffixes.get(family.type, "") for family in families}
     listed = re.findall(r"(?m)^\| `(\w+)` ", reference())
     assert len(listed) == len(set(listed))
-    # This node has no registry.
-    assert set(listed) - {"pyrtmp_registry_up"} == exposed
+    # This node has no registry and no certificate.
+    assert set(listed) - {"pyrtmp_registry_up", "pyrtmp_tls_certificate_expiry_timestamp_seconds"} == exposed

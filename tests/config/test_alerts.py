@@ -48,6 +48,7 @@ HEALTHY = {
     "pyrtmp_worker_restarts_total": "1x60",
     'pyrtmp_refused_total{reason="wrong_key"}': "0+5x60",
     'pyrtmp_refused_total{reason="sent_elsewhere"}': "0+1000x60",
+    "pyrtmp_tls_certificate_expiry_timestamp_seconds": "2592000x60",
 }
 """Values of one node, one a minute: ``start+stepxcount``."""
 
@@ -69,6 +70,7 @@ FAULTS: dict[str, dict[str, str]] = {
     "ForwardDown": {'pyrtmp_forwards{state="waiting"}': "1x60"},
     "MediaNotKept": {"pyrtmp_log_failures_total": "0x28 1x30"},
     "WorkerReplaced": {"pyrtmp_worker_restarts_total": "1x28 2x30"},
+    "CertificateExpiresSoon": {"pyrtmp_tls_certificate_expiry_timestamp_seconds": "86400x60"},
     "ManyRefused": {'pyrtmp_refused_total{reason="wrong_key"}': "0+600x60"},
 }
 
