@@ -3,7 +3,7 @@
 Three questions, all beside a server that lets everybody in, in interleaved runs:
 
 - everything: the same crowd, on a server with access rules, signed URLs, a back end that is asked and told, limits, TLS
-  ports, logs as JSON and Prometheus looking once a second.  Being let in costs once; watching should cost the same.
+  ports, logs as JSON and Prometheus looking every ten seconds.  Being let in costs once; watching should cost the same.
 - TLS: viewers by HTTPS and RTMPS; by HTTPS also with nginx in front of this server, as a reverse proxy that ends TLS,
   and from SRS, if its binary is given.
 - strangers: who comes without credentials, or with wrong ones, is refused; what that takes of the server's CPU.
@@ -39,6 +39,9 @@ _MOST = 1.05
 
 _STRANGER_US = 1000.0
 
+_SCRAPE_SECONDS = 10.0
+"""As config/prometheus.yml has it."""
+
 _SECRET = _KEY = new_key()
 _WEB = build_opener(ProxyHandler({}), HTTPSHandler(context=ssl._create_unverified_context()))
 
@@ -46,7 +49,7 @@ _WEB = build_opener(ProxyHandler({}), HTTPSHandler(context=ssl._create_unverifie
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--viewers", type=int, default=500)
     parser.add_argument("--mbps", type=float, default=2.0)
-    parser.add_argument("--seconds", type=float, default=15.0, help="measured per case and repetition")
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured per case and repetition")
     parser.add_argument("--settle", type=float, default=3.0, help="with one viewer before the crowd comes")
     parser.add_argument("--warm", type=float, default=4.0, help="with the crowd before measuring")
     parser.add_argument("--strangers", type=int, default=500, help="of each kind")
@@ -242,7 +245,7 @@ def _backend() -> Iterator[str]:
 
 @contextmanager
 def _scraped(peer: Peer | None) -> Iterator[None]:
-    """Prometheus, once a second."""
+    """Prometheus looks at it."""
     if peer is None:
         yield
         return
@@ -250,7 +253,7 @@ def _scraped(peer: Peer | None) -> Iterator[None]:
 
     def scrape() -> None:
         try:
-            while not done.wait(1.0):
+            while not done.wait(_SCRAPE_SECONDS):
                 with _WEB.open(_asking(f"http://127.0.0.1:{peer.api_port}/metrics", _KEY), timeout=5) as answer:
                     answer.read()
         except OSError as error:
