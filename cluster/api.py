@@ -31,8 +31,9 @@ from cluster.access.asking import Action, Credentials
 from cluster.access.gate import Gate
 from cluster.api_cluster import ClusterApi
 from cluster.api_console import Console
+from cluster.api_explain import ExplainApi
 from cluster.config import AccessSettings
-from cluster.doctoring import diagnose, health
+from cluster.doctoring import Finding, diagnose, health
 from cluster.facts import ALONE, PROTOCOLS, ClientFacts, StreamFacts
 from cluster.fleet import Fleet
 from cluster.metrics import CONTENT_TYPE, Metrics
@@ -106,6 +107,7 @@ class Api:
         self._neighbours = neighbours
         self._certificate = certificate
         self._cluster = None if neighbours is None else ClusterApi(fleet, neighbours, self._json)
+        explain = ExplainApi(fleet, neighbours, self._json, stream=_details, client=_client)
         app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._answer_errors, self._admit])
         app.add_routes(
             [
@@ -128,6 +130,7 @@ class Api:
                 web.post("/api/v1/reload", self._post_reload),
                 web.post("/api/v1/restart", self._post_restart),
                 web.post("/api/v1/drain", self._post_drain),
+                *explain.routes(),
                 *(() if self._cluster is None else self._cluster.routes()),
                 *Console().routes(),
             ]
@@ -254,7 +257,7 @@ class Api:
         self, fields: Mapping[str, object], status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
     ) -> web.Response:
         return web.Response(
-            body=json.dumps({"code": 0, **self._common, **fields}, default=str).encode() + b"\n",
+            body=json.dumps({"code": 0, **self._common, **fields}, default=_plain).encode() + b"\n",
             status=status,
             content_type="application/json",
             headers={**_HEADERS, **(headers or {})},
@@ -372,8 +375,7 @@ class Api:
         stream = await self._fleet.stream(app, name)
         if stream is None:
             raise _no_stream()
-        doctor = [asdict(each) for each in diagnose(stream)]
-        return self._json({"stream": {**_stream(stream), "metadata": stream.metadata, "doctor": doctor}})
+        return self._json({"stream": _details(stream)})
 
     async def _delete_stream(self, request: web.Request) -> web.Response:
         app, _, name = request.match_info["key"].rpartition("/")
@@ -444,6 +446,14 @@ def _is_local_name(host: str) -> bool:
     except ValueError:
         return name.lower() == "localhost"
     return True
+
+
+def _plain(value: object) -> object:
+    return asdict(value) if isinstance(value, Finding) else str(value)
+
+
+def _details(stream: StreamFacts) -> answers.StreamDetails:
+    return {**_stream(stream), "metadata": dict(stream.metadata), "doctor": diagnose(stream)}
 
 
 def _stream(stream: StreamFacts) -> answers.Stream:
@@ -524,6 +534,8 @@ def _client(client: ClientFacts) -> answers.Client:
         "protocol": client.protocol,
         "role": client.role,
         "agent": client.agent,
+        "node": client.node or None,
+        "session": client.session or None,
         "worker": _worker(client.worker),
     }
 

@@ -17,10 +17,10 @@ from cluster.openapi import answers
 from cluster.placement import NobodyError, urls
 from cluster.registry import NodeRecord
 from cluster.reports import Numbers
-from pyrtmp.names import make_key, problem
+from pyrtmp.names import StreamKey, make_key, problem
 
 MAX_NAME_BYTES: Final = 1024
-"""Longest stream name that is placed."""
+"""Longest stream name that is asked about."""
 
 _KINDS: Final[dict[str, Kind]] = {"publish": "publish", "play": "play"}
 
@@ -56,11 +56,13 @@ class ClusterApi:
 
     async def _get_forwards(self, request: web.Request) -> web.Response:
         now = monotonic()
-        answer: answers.ForwardsAnswer = {"forwards": [_forward(each, now) for each in await self._fleet.forwards()]}
+        answer: answers.ForwardsAnswer = {
+            "forwards": [forward_fields(each, now) for each in await self._fleet.forwards()]
+        }
         return self._answer(answer)
 
     async def _get_pulls(self, request: web.Request) -> web.Response:
-        answer: answers.PullsAnswer = {"pulls": [_pull(each) for each in await self._fleet.pulls()]}
+        answer: answers.PullsAnswer = {"pulls": [pull_fields(each) for each in await self._fleet.pulls()]}
         return self._answer(answer)
 
     async def _get_nodes(self, request: web.Request) -> web.Response:
@@ -69,14 +71,10 @@ class ClusterApi:
         return self._answer(answer)
 
     async def _get_place(self, request: web.Request) -> web.Response:
-        stream, kind = request.query.get("stream", "").strip("/"), _KINDS.get(request.query.get("kind", "publish"))
+        kind = _KINDS.get(request.query.get("kind", "publish"))
         if kind is None:
             raise web.HTTPBadRequest(text="kind should be publish or play")
-        app, _, name = stream.rpartition("/")
-        wrong = problem(stream, MAX_NAME_BYTES) or ("" if app else "a stream is app/name")
-        if wrong:
-            raise web.HTTPBadRequest(text=f"stream: {wrong}")
-        key = make_key(app, name)
+        key = stream_key(request)
         try:
             node = await self._neighbours.place(key, kind)
         except NobodyError as error:
@@ -88,7 +86,18 @@ class ClusterApi:
         return None if facts is None else {"url": facts.name, "up": facts.up}
 
 
-def _forward(forward: ForwardFacts, now: float) -> answers.Forward:
+def stream_key(request: web.Request) -> StreamKey:
+    """The stream that the query names.  Raises ``HTTPBadRequest``."""
+    stream = request.query.get("stream", "").strip("/")
+    app, _, name = stream.rpartition("/")
+    wrong = problem(stream, MAX_NAME_BYTES) or ("" if app else "a stream is app/name")
+    if wrong:
+        raise web.HTTPBadRequest(text=f"stream: {wrong}")
+    return make_key(app, name)
+
+
+def forward_fields(forward: ForwardFacts, now: float) -> answers.Forward:
+    """One forward, as the API tells it."""
     return {
         "stream": forward.stream,
         "target": forward.target,
@@ -104,10 +113,15 @@ def _forward(forward: ForwardFacts, now: float) -> answers.Forward:
     }
 
 
-def _pull(pull: PullFacts) -> answers.Pull:
+def pull_fields(pull: PullFacts) -> answers.Pull:
+    """One pull, as the API tells it."""
     return {
         "stream": str(pull.key),
+        "id": pull.id,
         "upstream": pull.upstream or None,
+        "node": pull.node or None,
+        "delay": None if pull.delay is None else round(pull.delay, 4),
+        "error": pull.error,
         "seconds": round(pull.seconds, 1),
         "changes": pull.changes,
     }

@@ -78,6 +78,8 @@ def make_parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("status", _status, "say how a running node is"),
         ("streams", _streams, "list the streams of a running node"),
+        ("explain", _explain, "say who has a stream, where it comes from, who is served, and who was refused"),
+        ("top", _top, "show how a running node and its streams are, again every second"),
         ("kick", _kick, "close a client's connection, or end a stream"),
         ("reload", _reload, "have a running node read its settings again"),
         ("restart", _restart, "have a running node replace its worker processes, one after the other"),
@@ -88,7 +90,11 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--api", metavar="URL", help="where the node's API is (from the settings)")
         if name == "kick":
             command.add_argument("target", metavar="ID", help="id of a client, or app/stream")
-        elif name not in ("restart", "drain"):
+        elif name == "explain":
+            command.add_argument("stream", metavar="STREAM", help="app/stream")
+        elif name == "top":
+            command.add_argument("--once", action="store_true", help="once only, as where the output is no terminal")
+        if name not in ("kick", "top", "restart", "drain"):
             command.add_argument("--json", action="store_true", help="what the API answers, as it is")
 
     secret = add("secret", _secret_needs_kind, "make stream keys, secrets and signed URLs")
@@ -379,6 +385,30 @@ def _streams(arguments: argparse.Namespace) -> int:
     from cluster.remote import streams_text
 
     return _ask(arguments, "/api/v1/streams?count=10000", "GET", streams_text)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    from cluster.explained import explain_text
+
+    stream = quote(arguments.stream, errors="replace")
+    return _ask(arguments, f"/api/v1/explain?stream={stream}", "GET", explain_text)
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    from cluster.remote import RemoteError
+    from cluster.top import show
+
+    remote = _remote(arguments)
+    if remote is None:
+        return WRONG
+    try:
+        show(remote, sys.stdout, sys.stdin, once=arguments.once)
+    except (RemoteError, ValueError) as error:  # ValueError: not a URL
+        _complain(error)
+        return FAILED
+    return OK
 
 
 def _kick(arguments: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ from cluster.edge import uplink
 from cluster.edge.pull import Claims
 from cluster.edge.pulls import PullFacts, Pulls
 from cluster.edge.upstreams import ResolveKind, Upstream, Upstreams
+from cluster.explaining import Explanation
 from cluster.facts import ALONE, Facts
 from cluster.forward.callback import TargetCallback
 from cluster.forward.forwarder import Forwarded, Forwarder
@@ -227,6 +228,7 @@ class Engine:
             pulls=0 if pulls is None else len(pulls),
             pull_changes=0 if pulls is None else pulls.changes,
             pull_failures=0 if pulls is None else pulls.failures,
+            pull_delays={} if pulls is None else pulls.delays,
             nodes=sum(1 for _ in nodes(self.server)),
         )
 
@@ -240,6 +242,15 @@ class Engine:
     def pulled(self) -> list[PullFacts]:
         """Streams that are fetched from other nodes."""
         return [] if self.pulls is None else self.pulls.facts(monotonic())
+
+    def explain(self, key: StreamKey) -> Explanation:
+        """What there is to say of a stream beside its facts."""
+        return Explanation(
+            self.facts.links(key),
+            [each for each in self.pulled() if each.key == key],
+            [each for each in self.forwards() if each.stream == str(key)],
+            [*self.server.refusals.of(str(key)), *self.server.refusals.of(key.app)],
+        )
 
     @property
     def stress(self) -> float:

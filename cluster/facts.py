@@ -20,6 +20,7 @@ from cluster.pace import LATE_SECONDS, Pace
 from cluster.vitals import Vitals, Watch
 from pyrtmp import media
 from pyrtmp.codecs import AudioInfo, VideoInfo
+from pyrtmp.kin import Kin
 from pyrtmp.message import AUDIO, VIDEO
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import State, Stream
@@ -49,6 +50,7 @@ class Client(Protocol):
     address: str
     protocol: str
     agent: str
+    kin: Kin
     since: float
 
     @property
@@ -178,6 +180,10 @@ class ClientFacts:
     """Monotonic seconds of its beginning; one clock for all processes of a machine."""
     worker: int
     """The process that it is connected to."""
+    node: str = ""
+    """Its id, where it is another node."""
+    session: str = ""
+    """What it is for there: the id of a pull, or of the publisher of a stream that is passed on."""
 
 
 @dataclass(slots=True)
@@ -303,6 +309,14 @@ class Facts:
         client = self._source.clients.get(id)
         return None if client is None else self._describe_client(client)
 
+    def links(self, key: StreamKey) -> list[ClientFacts]:
+        """The publisher of a stream, and other nodes that play it or wait for it."""
+        return [
+            self._describe_client(client)
+            for client in self._source.clients.values()
+            if client.key == key and (client.role == "publish" or client.kin.node)
+        ]
+
     def page(self) -> list[dict[str, Any]]:
         """The live streams for the viewers' page, at most a second old, however many pages ask."""
         now = self._clock()
@@ -371,6 +385,8 @@ class Facts:
             kbps_out_30s=round(rate_out * 8 / 1000, 1),
             since=client.since,
             worker=self._worker,
+            node=client.kin.node,
+            session=client.kin.session,
         )
 
 

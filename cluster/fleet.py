@@ -7,10 +7,12 @@ from typing import Protocol
 
 from cluster.edge.pulls import PullFacts
 from cluster.engine import Engine
+from cluster.explaining import Explanation
 from cluster.facts import ClientFacts, StreamFacts
 from cluster.forward.push import ForwardFacts
 from cluster.reloading import Reloaded
 from cluster.reports import Numbers
+from pyrtmp.names import StreamKey
 
 
 class Fleet(Protocol):
@@ -45,6 +47,9 @@ class Fleet(Protocol):
 
     async def pulls(self) -> list[PullFacts]:
         """Streams that are fetched from other nodes."""
+
+    async def explain(self, app: str, name: str) -> Explanation:
+        """What there is to say of a stream beside its facts."""
 
     async def drain(self) -> bool:
         """Begin to let everybody go, and end; False while that goes on."""
@@ -102,6 +107,9 @@ class OneProcess:
 
     async def pulls(self) -> list[PullFacts]:
         return self._engine.pulled()
+
+    async def explain(self, app: str, name: str) -> Explanation:
+        return self._engine.explain(StreamKey(app, name))
 
     async def drain(self) -> bool:
         return self._drain()

@@ -26,6 +26,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from cluster.edge.pulls import DELAY_SECONDS, HOPS
 from cluster.facts import ALONE, PROTOCOLS
 from cluster.pace import LATE_SECONDS
 from cluster.paths import KINDS, RESENT_SHARE, ROUND_TRIP_SECONDS
@@ -212,6 +213,12 @@ def _nodes(numbers: Numbers) -> Iterator[Metric]:
     yield _counter("pyrtmp_pull_changes", "Times a stream went on from another upstream.", numbers.pull_changes)
     yield _counter(
         "pyrtmp_pull_failures", "Times that an upstream could not be reached, or was lost.", numbers.pull_failures
+    )
+    yield _histograms(
+        "pyrtmp_pull_delay_seconds",
+        "How much later this node has a frame than the one that the stream is published or forwarded to, measured "
+        "every few seconds of each pull by RTMP, by the number of nodes that it came through.",
+        "hops", HOPS, DELAY_SECONDS, numbers.pull_delays,
     )
     yield _gauge("pyrtmp_node_connections", "Connections of other nodes.", now.nodes)
     yield _gauge(

@@ -51,6 +51,10 @@ class Neighbours:
         others = () if self.sources is None else self.sources.keeper.nodes()
         return sorted([own, *(each for each in others if each.id != own.id)], key=lambda node: node.id)
 
+    async def locate(self, key: StreamKey) -> Location:
+        """Where the registry says that a stream is; nowhere where there is none."""
+        return Location() if self.sources is None else await self.sources.keeper.locate(key)
+
     async def place(self, key: StreamKey, kind: Kind) -> NodeRecord:
         """The node that should take a publisher or a viewer of a stream.  Raises ``NobodyError``."""
         return await self._place(key, kind, self.nodes())

@@ -78,6 +78,8 @@ class Traffic:
     pulls: int = 0
     pull_changes: int = 0
     pull_failures: int = 0
+    pull_delays: Mapping[str, Histogram] = field(default_factory=dict)
+    """By hops, see ``cluster.edge.pulls``."""
     nodes: int = 0
     """Connections of other nodes."""
 
@@ -147,6 +149,8 @@ class Numbers:
     """Times that a stream went on from another upstream."""
     pull_failures: int = 0
     """Times that an upstream could not be reached, or was lost."""
+    pull_delays: dict[str, Histogram] = field(default_factory=dict)
+    """Seconds from where a stream is published to here, by the nodes it came through."""
     round_trips: dict[str, Histogram] = field(default_factory=dict)
     """See ``cluster.paths``."""
     resent: dict[str, Histogram] = field(default_factory=dict)
@@ -200,6 +204,7 @@ class Numbers:
             forward_failures=traffic.forward_failures,
             pull_changes=traffic.pull_changes,
             pull_failures=traffic.pull_failures,
+            pull_delays=_copies(traffic.pull_delays),
             round_trips={} if paths is None else _copies(paths.round_trips),
             resent={} if paths is None else _copies(paths.resent),
             cpu_seconds=round(time.process_time(), 3),

@@ -285,6 +285,10 @@ class ViewerSite:
             except _Refused as refusal:
                 if media.kind != "segment":  # whose player has begun
                     self._server.viewer_failed(_CAUSES.get(refusal.status, "refused"), kin)
+                    if not refusal.told:
+                        self._server.remember_refusal(
+                            "play", self._address(request), str(media.key), str(refusal.status), refusal.why
+                        )
                 raise
         if path == "/":
             return self._file(request, "index.html")
@@ -404,7 +408,7 @@ class ViewerSite:
             self._server.turned_down(asked.client, asked.address, "play", str(asked.key), error)
             if isinstance(error, RedirectedError) and error.url.lower().startswith("http"):
                 raise _Moved(error.url) from None
-            raise _Refused(error.status, f"{error.code}: {error}") from None
+            raise _Refused(error.status, f"{error.code}: {error}", told=True) from None
         except Exception as error:
             self._server.journal.error("hook_failed", conn=asked.client, error=repr(error))
             raise _Refused(403, "the server could not decide") from None
@@ -431,7 +435,7 @@ class ViewerSite:
         try:
             head = self._flv_head(request, self._server.kin(stream) if kin.node else None)
             viewer = FlvViewer(
-                self._server, stream, transport, asked, agent, head, node=bool(kin.node), came=came
+                self._server, stream, transport, asked, agent, head, kin=kin, came=came
             )
         except OSError as error:
             # No memory or descriptor for another log or viewer: this one is refused, the stream goes on.
@@ -654,12 +658,13 @@ class _Answer(_Answered):
 
 
 class _Refused(Exception):
-    """A refusal with its reason as the body."""
+    """A refusal with its reason as the body.  ``told``: it was logged."""
 
-    def __init__(self, status: int, why: str) -> None:
+    def __init__(self, status: int, why: str, *, told: bool = False) -> None:
         super().__init__(why)
         self.status = status
         self.why = why
+        self.told = told
 
 
 class _Moved(Exception):

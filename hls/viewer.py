@@ -12,6 +12,7 @@ from pyrtmp.aio.server import Server
 from pyrtmp.aio.sockets import bound_unsent, set_keepalive, tcp_info
 from pyrtmp.aio.viewers import KernelViewer, TransportViewer
 from pyrtmp.hooks import Request
+from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import Stream
 from pyrtmp.tcpinfo import TcpInfo
@@ -25,24 +26,25 @@ class FlvViewer:
     The viewer works on a duplicate of the connection's descriptor, so aiohttp can finish and forget the request at
     once; what remains per viewer is this object and a cursor.  Nothing written to ``transport`` before may be under
     way.  Over TLS, and without ``sendfile`` from memory, it writes to the transport instead: then ``done`` is set,
-    the transport must stay until it is, and whoever made the viewer closes it when the connection is lost.  ``node``:
-    another node asks.  ``came``: when the request came, monotonic seconds.
+    the transport must stay until it is, and whoever made the viewer closes it when the connection is lost.  ``kin``:
+    who asks, where that is another node.  ``came``: when the request came, monotonic seconds.
     """
 
     __slots__ = (
         "_closed", "_lineage", "_loop", "_server", "_socket", "_stream", "_transport", "_viewer", "address", "agent",
-        "bytes_in", "done", "id", "key", "protocol", "request", "since",
+        "bytes_in", "done", "id", "key", "kin", "protocol", "request", "since",
     )  # fmt: skip
 
     def __init__(
         self, server: Server, stream: Stream, transport: asyncio.Transport, request: Request, agent: str, head: bytes,
-        *, node: bool = False, came: float | None = None,
+        *, kin: Kin = STRANGER, came: float | None = None,
     ) -> None:
         self._server = server
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         self._closed = False
-        self._lineage = stream.lineage if node else ""
+        self._lineage = stream.lineage if kin.node else ""
+        self.kin = kin
         self.id = request.client
         self.address = request.address
         self.protocol = "flv"
@@ -80,7 +82,8 @@ class FlvViewer:
         self._server.add_client(self)
         self._server.counters.plays["flv"] += 1
         self._server.journal.info(
-            "play", conn=self.id, address=self.address, stream=str(self.key), agent=self.agent, protocol="flv"
+            "play", conn=self.id, address=self.address, stream=str(self.key), agent=self.agent, protocol="flv",
+            **self.kin.log_fields,
         )
 
     @property
@@ -148,7 +151,7 @@ class FlvViewer:
         server.remove_client(self)
         server.journal.info(
             "stop", conn=self.id, stream=str(self.key), seconds=round(monotonic() - self.since, 1), bytes=sent,
-            skips=self._viewer.skips, reason=reason,
+            skips=self._viewer.skips, reason=reason, source=self._stream.source_id, **self.kin.log_fields,
         )
         if server.hooks.on_play_done is not None:
             server.hooks.on_play_done(self.request)

@@ -10,6 +10,10 @@ Other servers and players ignore it.
     birth     (string) when that timeline began, and where it stands (``pyrtmp.birth.Told``)
     copy      (boolean) true: what it publishes is its own or another node's all the same
     wait      (boolean) false: answer play with StreamNotFound at once when nobody publishes the stream
+    session   (string) the id, at that node, of whatever this connection is for: a pull, or the publisher of a stream
+              that is passed on.  Log lines and the API repeat it
+
+Who plays may also ask, with the command ``pyrtmpStanding``, how far the stream is there (``pyrtmp.delay``).
 
 What a peer says is read with care (``Kin.read`` raises nothing) and trusted as far as that peer is: it decides what
 is played again and what is left out, never where this server connects to.
@@ -27,7 +31,7 @@ ENTRY: Final = "pyrtmp"
 HEADER: Final = "X-Pyrtmp-Kin"
 
 MAX_HEADER: Final = 2048
-"""Characters of a header that is read; the longest that is written has about 900."""
+"""Characters of a header that is read; the longest that is written has about 1000."""
 
 MAX_HOPS: Final = 8
 """A stream that came through so many nodes goes no further."""
@@ -54,6 +58,7 @@ class Kin:
     copy: bool = False
     wait: bool = True
     birth: str = ""
+    session: str = ""
 
     @classmethod
     def read(cls, values: Mapping[str, Any] | None) -> Kin:
@@ -71,6 +76,7 @@ class Kin:
             entry.get("copy") is True,
             entry.get("wait") is not False,
             birth if isinstance(birth, str) and _BIRTH.fullmatch(birth) else "",
+            _name(entry.get("session")),
         )
 
     @classmethod
@@ -98,7 +104,15 @@ class Kin:
             said["copy"] = True
         if not self.wait:
             said["wait"] = False
+        if self.session:
+            said["session"] = self.session
         return {ENTRY: said}
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What a log line says of who asks; nothing for one of another kind."""
+        said = {"node": self.node, "session": self.session}
+        return {name: value for name, value in said.items() if self.node and value}
 
     def came_through(self, node: str) -> bool:
         """Whether the stream was at ``node`` already, or at too many: taken from here it would run in a circle."""

@@ -26,6 +26,7 @@ from typing import Any, Final, Protocol
 
 from pyrtmp import amf, media
 from pyrtmp.birth import NEVER, UNSEEN, Birth, Told
+from pyrtmp.delay import Arrivals, Standing
 from pyrtmp.errors import AmfError
 from pyrtmp.forms import WireForm
 from pyrtmp.journal import Journal, LoggingJournal, protected
@@ -83,6 +84,9 @@ class Relay(Publisher, Protocol):
 
     told: str
     """See ``Stream.told``; ``""`` while that is not known."""
+
+    standing: Standing | None
+    """See ``Stream.standing``."""
 
     def open(self, lane: Lane) -> None:
         """Keep the lane's log up to date from now on."""
@@ -159,6 +163,12 @@ class Stream:
         """Nodes it came through."""
         self.pulled = False
         """Its publisher is this node's own pull from another one, which gives way to whoever publishes it here."""
+        self.source_id = ""
+        """The id of the present (or last) publisher, in whatever process: log lines of viewers name it."""
+        self.arrivals = Arrivals()
+        """Of what the publisher sends."""
+        self.measured: Standing | None = None
+        """Of a stream that is pulled: a frame whose delay is known; kept by the pull."""
         self.queued = False
         """In the set of streams that the next round serves; kept by the rounds."""
         self.lanes: dict[str, Lane] = {}
@@ -274,6 +284,9 @@ class Stream:
             for lane in self.lanes.values():
                 relay.open(lane)
         self.marks += 1
+        self.source_id = publisher.id
+        self.arrivals.clear()
+        self.measured = None
         if returning:
             self._signal(True)
         self.release()
@@ -295,6 +308,7 @@ class Stream:
     def _go_on(self, publisher: Publisher, now: float) -> None:
         """Another copy of the same stream: head and timeline stay."""
         self.publisher = publisher
+        self.source_id = publisher.id
         self.sessions += 1
         self.state = State.LIVE
         self.since = self.started = self.last_message = now
@@ -511,6 +525,13 @@ class Stream:
         return str(told)
 
     @property
+    def standing(self) -> Standing | None:
+        """The newest frame of which it is known when it was published; see ``pyrtmp.delay``."""
+        if self.relay is not None:
+            return self.relay.standing
+        return self.measured if self.pulled else self.arrivals.newest
+
+    @property
     def key_before(self) -> int | None:
         """The key frame before the group of pictures at hand, or before the next one: ``NEVER`` if there was none,
         None if that is not known."""
@@ -674,6 +695,7 @@ class Stream:
             birth = self.birth = birth.seen(time - self.shift, key)
         if key or birth.pace != was or told is not None:
             self.marks += 1
+        self.arrivals.note(time - self.shift, self.last_message)
         if key:
             # Behind sound that came long before it, the first one is no beginning.
             self._before = None if was < 0 < birth.pace else self._newest_key

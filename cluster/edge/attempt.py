@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Final
 
 from cluster.edge.upstreams import Upstream
 from pyrtmp import media
+from pyrtmp.delay import Meter
 from pyrtmp.errors import RefusedError
 from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
@@ -61,6 +63,8 @@ class Attempt(ABC):
         """When the newest message came."""
         self.time: int | None = None
         """Timestamp of the newest frame, as it came."""
+        self.meter = Meter()
+        """How much later frames are here than where they are published."""
         self._url = url
         self._own = kin
         self._limits = limits
@@ -95,6 +99,15 @@ class Attempt(ABC):
     def lively(self) -> bool:
         """Whether frames come now, and not only what the upstream keeps for joiners."""
         return self._first is not None and self._newest - self._first > LIVELY_SECONDS
+
+    @property
+    def lively_since(self) -> float:
+        """When what the upstream keeps for joiners had come."""
+        return math.inf if self._first is None else self._first + LIVELY_SECONDS
+
+    def ask(self) -> bool:
+        """Ask how far the stream is at the upstream (``pyrtmp.delay``); whether there is a way to."""
+        return False
 
     def feed(self, take: Callable[[Message], None]) -> None:
         """Hand over what came so far, and everything from now on."""

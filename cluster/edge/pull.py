@@ -61,6 +61,11 @@ MAX_SEARCHES: Final = 100
 """Searches for lost streams in a second; with more of them to look for pauses get longer."""
 
 _WATCH_SECONDS: Final = 0.25
+_ERROR_CHARS: Final = 200
+
+FIRST_ASK: Final = 0.5
+LONGEST_ASK: Final = 5.0
+"""Seconds between two questions how far the stream is at the upstream; the first ones are for the clocks."""
 
 _ATTEMPTS: Final[Mapping[Scheme, type[Attempt]]] = {
     "rtmp": RtmpAttempt, "rtmps": RtmpAttempt, "http": FlvAttempt, "https": FlvAttempt,
@@ -108,6 +113,7 @@ class Pull:
         claims: Claims | None,
         searches: Searches,
         on_end: Callable[[Pull], None],
+        on_delay: Callable[[Pull, float], None],
         tls: Callable[[], ssl.SSLContext],
     ) -> None:
         self.id = f"pull-{server.new_id()}"
@@ -119,6 +125,10 @@ class Pull:
         """Times that an upstream could not be reached, or was lost."""
         self.upstream: Upstream | None = None
         """Where the stream comes from."""
+        self.delay: float | None = None
+        """Seconds from where the stream is published to here, once known; see ``pyrtmp.delay``."""
+        self.error = ""
+        """Why the last upstream was left, or did not deliver."""
         self._stream = stream
         self._server = server
         self._upstreams = upstreams
@@ -127,6 +137,7 @@ class Pull:
         self._claims = claims
         self._searches = searches
         self._on_end = on_end
+        self._on_delay = on_delay
         self._tls = tls
         self._event = asyncio.Event()
         """Something happened that the task should look at."""
@@ -138,6 +149,8 @@ class Pull:
         """This pull is the stream's publisher."""
         self._lost_at: float | None = None
         """Since when viewers get nothing."""
+        self._ask_at = 0.0
+        self._ask_pause = FIRST_ASK
         self._told = False
         """That nobody has the stream."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -164,7 +177,7 @@ class Pull:
     def displaced(self, stream: Stream, code: str, description: str) -> None:
         """See ``pyrtmp.stream.Publisher``: somebody publishes it here, or an operator ended it."""
         self._began = False
-        _log.info("pull_displaced", stream=str(self.key), code=code)
+        _log.info("pull_displaced", pull=self.id, stream=str(self.key), code=code)
         self.give_up()
 
     def give_up(self) -> None:
@@ -175,6 +188,16 @@ class Pull:
         """Stop and wait for the end."""
         self._task.cancel()
         await asyncio.wait((self._task, *self._closing))
+
+    @property
+    def node(self) -> str:
+        """The upstream's id, or ""."""
+        return "" if self._current is None else self._current.kin.node
+
+    @property
+    def hops(self) -> int:
+        """Nodes that the stream came through."""
+        return len(self._stream.hops)
 
     # The task
 
@@ -196,12 +219,14 @@ class Pull:
                 self._leave()
                 if not self._told:
                     self._told = True
-                    _log.info("not_found", stream=str(self.key), upstreams=len(self._upstreams.origins))
+                    _log.info(
+                        "not_found", pull=self.id, stream=str(self.key), upstreams=len(self._upstreams.origins)
+                    )
                 if not await self._pause(pause * random.uniform(0.8, 1.2)):
                     return
                 pause = min(2 * pause, self._longest_pause())
         except RefusedError as error:
-            _log.info("pull_refused", stream=str(self.key), why=str(error))
+            _log.info("pull_refused", pull=self.id, stream=str(self.key), why=str(error))
         finally:
             # In this order: who hears that the claim is free finds no publisher here.
             current, self._current = self._current, None
@@ -210,6 +235,11 @@ class Pull:
             if claimed and self._claims is not None:
                 self._claims.release_pull(self.key, self._stream.time)
             self._on_end(self)
+            if self.upstream is not None:
+                _log.info(
+                    "pull_ended", pull=self.id, stream=str(self.key), upstream=str(self.upstream),
+                    seconds=round(monotonic() - self.since, 1), changes=self.changes, failures=self.failures,
+                )
             if current is not None:
                 await asyncio.shield(current.close())
 
@@ -286,17 +316,18 @@ class Pull:
             waiting.sort(key=lambda each: each == beside.upstream)
             waiting = [each for each in waiting if each != beside.upstream or not told]
         until = monotonic() + BESIDE_SECONDS
-        kin = Kin(node=self._server.node, hops=(self._server.node,), wait=False)
+        kin = Kin(node=self._server.node, hops=(self._server.node,), wait=False, session=self.id)
         next_at = 0.0
         try:
             while self._wanted():
                 now = monotonic()
                 for attempt in [attempt for attempt in attempts if attempt.over]:
                     attempts.remove(attempt)
+                    self._note_error(attempt)
                     self.failures += not attempt.refused
                     if not attempt.refused and self._upstreams.failed(attempt.upstream):
-                        _log.info("upstream_failed", stream=str(self.key), upstream=str(attempt.upstream),
-                                  error=attempt.error)
+                        _log.info("upstream_failed", pull=self.id, stream=str(self.key),
+                                  upstream=str(attempt.upstream), error=attempt.error)
                 if waiting and (now >= next_at or not attempts):
                     upstream = waiting.pop(0)
                     url = upstream.url(self.key, self._query)
@@ -356,8 +387,10 @@ class Pull:
             before.mute()
         self.changes += changed
         self._told = False
-        _log.info("pulling", stream=str(self.key), upstream=str(attempt.upstream), node=kin.node or None,
-                  changes=self.changes)
+        self.delay = None
+        self._ask_at, self._ask_pause = 0.0, FIRST_ASK
+        _log.info("pulling", pull=self.id, stream=str(self.key), upstream=str(attempt.upstream),
+                  node=kin.node or None, changes=self.changes)
         attempt.feed(self._push)
         if before is not None:
             task = asyncio.get_running_loop().create_task(before.close())
@@ -385,24 +418,44 @@ class Pull:
             assert current is not None
             if current.over:
                 self._current = None
-                _log.info("upstream_lost", stream=str(self.key), upstream=str(current.upstream), error=current.error)
+                self._note_error(current)
+                _log.info("upstream_lost", pull=self.id, stream=str(self.key), upstream=str(current.upstream),
+                          error=current.error)
                 if not current.refused:
                     self.failures += 1
                     self._upstreams.failed(current.upstream)
                 return
             if not self._doubtful(current):
                 self._found()
+                self._measure(current)
                 pause = 0.0
             elif monotonic() >= doubted + pause or self._hint:
                 self._hint = False
                 self._lose()
                 if await self._seek(current):
-                    _log.info("upstream_left", stream=str(self.key), upstream=str(current.upstream),
+                    _log.info("upstream_left", pull=self.id, stream=str(self.key), upstream=str(current.upstream),
                               reason="asked" if current.leaving else "silent")
                 doubted = monotonic()
                 pause = min(2 * pause, self._longest_pause()) or FIRST_PAUSE
                 continue
             await self._wait(_WATCH_SECONDS)
+
+    def _measure(self, current: Attempt) -> None:
+        """See ``pyrtmp.delay``: a question now and then, the first ones soon after each other."""
+        now = monotonic()
+        if current.lively and now >= self._ask_at:
+            current.ask()
+            self._ask_at, self._ask_pause = now + self._ask_pause, min(2 * self._ask_pause, LONGEST_ASK)
+        measured = current.meter.look(self._stream.arrivals, current.lively_since)
+        if measured is not None:
+            self._stream.measured = measured
+            self.delay = measured.delay
+            self._on_delay(self, measured.delay)
+
+    def _note_error(self, attempt: Attempt) -> None:
+        # Of a refusal its code alone: descriptions may repeat the name with a viewer's token.
+        error = attempt.error.partition(":")[0] if attempt.refused else attempt.error
+        self.error = f"{attempt.upstream}: {error[:_ERROR_CHARS]}"
 
     def _doubtful(self, current: Attempt) -> bool:
         return current.leaving or current.silent or monotonic() - current.heard > HUNG_SECONDS

@@ -6,13 +6,19 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from cluster.edge.pull import Claims, Pull, Searches
 from cluster.edge.upstreams import Upstreams
 from cluster.tls.client import system_context
 from pyrtmp.aio.server import Server
+from pyrtmp.histogram import Histogram
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import Stream
+
+DELAY_SECONDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+HOPS: Final = ("1", "2", "3 or more")
+"""Nodes that a stream came through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,14 @@ class PullFacts:
     """Address, or "" while none has the stream."""
     seconds: float
     changes: int
+    id: str = ""
+    """Log lines of this node name it, and those of the upstream, of the session that serves it."""
+    node: str = ""
+    """The upstream's id, where it said one."""
+    delay: float | None = None
+    """Seconds from where the stream is published to here (``pyrtmp.delay``); None while that is not known."""
+    error: str = ""
+    """Why the last upstream was left, or did not deliver."""
 
 
 class Pulls:
@@ -48,6 +62,8 @@ class Pulls:
         """Pulls so far."""
         self._changes = self._failures = 0
         """Of pulls that are over."""
+        self.delays: dict[str, Histogram] = {}
+        """Measured delays, by ``hops``."""
 
     def __len__(self) -> int:
         return len(self._pulls)
@@ -62,7 +78,7 @@ class Pulls:
             self._pulls[stream.key] = Pull(
                 stream, self._server, self._upstreams, query,
                 linger=self._linger, claims=self._claims, searches=self._searches, on_end=self._ended,
-                tls=self._tls,
+                on_delay=self._delayed, tls=self._tls,
             )
 
     def look(self, key: StreamKey) -> None:
@@ -95,7 +111,10 @@ class Pulls:
     def facts(self, now: float) -> list[PullFacts]:
         """All of them."""
         return [
-            PullFacts(pull.key, "" if pull.upstream is None else str(pull.upstream), now - pull.since, pull.changes)
+            PullFacts(
+                pull.key, "" if pull.upstream is None else str(pull.upstream), now - pull.since, pull.changes,
+                id=pull.id, node=pull.node, delay=pull.delay, error=pull.error,
+            )
             for pull in self._pulls.values()
         ]
 
@@ -104,6 +123,10 @@ class Pulls:
         self._closed = True
         if self._pulls:
             await asyncio.gather(*(pull.close() for pull in list(self._pulls.values())))
+
+    def _delayed(self, pull: Pull, seconds: float) -> None:
+        hops = HOPS[min(max(pull.hops, 1), len(HOPS)) - 1]
+        self.delays.setdefault(hops, Histogram(DELAY_SECONDS)).observe(seconds)
 
     def _ended(self, pull: Pull) -> None:
         self._changes += pull.changes

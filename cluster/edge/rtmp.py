@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 from typing import Final
 
 from cluster.edge import attempt
 from cluster.edge.attempt import Attempt
 from pyrtmp import control
 from pyrtmp.aio.client import Client
+from pyrtmp.delay import CALL
 from pyrtmp.errors import RefusedError
 from pyrtmp.kin import Kin
 from pyrtmp.message import Message
 from pyrtmp.session.base import CAPS_EX, RECONNECT
-from pyrtmp.session.events import Event, StatusReceived, StreamSignalled
+from pyrtmp.session.events import Event, ResultReceived, StatusReceived, StreamSignalled
 
 _ENDS: Final = frozenset(("NetStream.Play.Stop", "NetStream.Play.UnpublishNotify", "NetStream.Play.Complete"))
 _LEAVES: Final = "NetConnection.Connect.ReconnectRequest"
@@ -21,6 +23,16 @@ _LEAVES: Final = "NetConnection.Connect.ReconnectRequest"
 
 class RtmpAttempt(Attempt):
     """See ``Attempt``.  Messages come straight from the transport, without a task in between."""
+
+    _client: Client | None = None
+    _asked = 0
+
+    def ask(self) -> bool:
+        if self._client is None or not self.kin.node or self.meter.waiting:
+            return False
+        self._asked = self._client.call(CALL)
+        self.meter.asked(monotonic())
+        return True
 
     async def _play(self) -> None:
         # Redirections (connect answered with another address) are not followed: only known addresses are dialled.
@@ -32,6 +44,7 @@ class RtmpAttempt(Attempt):
         try:
             started = await client.play_into(self._received, timeout=attempt.PLAY_SECONDS)
             self._meet(Kin.read(started.info))
+            self._client = client
             async with self._first_frame_in_time():
                 raise await client.wait_closed()
         finally:
@@ -41,6 +54,9 @@ class RtmpAttempt(Attempt):
         for event in events:
             if type(event) is Message:
                 self._on_message(event)
+            elif isinstance(event, ResultReceived):
+                if event.transaction == self._asked:
+                    self.meter.heard(event.values[-1] if event.ok and event.values else None, monotonic())
             elif isinstance(event, StreamSignalled):
                 if event.event in (control.STREAM_EOF, control.STREAM_BEGIN):
                     self.silent = event.event == control.STREAM_EOF

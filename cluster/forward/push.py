@@ -162,7 +162,7 @@ class Push:
             url, timeout=settings.connect, limits=means.limits, tls=means.tls() if url.startswith("rtmps") else None,
             **Kin(
                 node=means.node, hops=(*hops, means.node), lineage=self._stream.lineage, copy=means.copies,
-                birth=self._stream.told,
+                birth=self._stream.told, session=self._stream.source_id,
             ).entry(),
         )
         try:
@@ -223,7 +223,8 @@ class Push:
         self._since = monotonic()
 
     def _names(self) -> dict[str, str]:
-        return {"stream": str(self._stream.key), "target": self.destination.label}
+        stream = self._stream
+        return {"stream": str(stream.key), "target": self.destination.label, "source": stream.source_id}
 
 
 def explain(error: Exception) -> str:

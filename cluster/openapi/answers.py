@@ -323,6 +323,10 @@ class Client(TypedDict):
     """publish, play, wait or idle."""
     agent: str
     """What it says it is."""
+    node: str | None
+    """node.id, if it says that it is another node."""
+    session: str | None
+    """What that node calls the session: the id of its pull, or of the publisher that it passes on."""
     worker: int | None
     """Number of the worker that it is connected to; null where there are none."""
 
@@ -383,8 +387,16 @@ class Pull(TypedDict):
 
     stream: str
     """app/name."""
+    id: str
+    """Log lines of the node it comes from have it as session."""
     upstream: str | None
     """Address of that node; null while none has the stream."""
+    node: str | None
+    """Its id; null while none has the stream, and where it does not tell."""
+    delay: float | None
+    """Seconds from the node where it is published to this one; null while it is not known, and by HTTP-FLV."""
+    error: str
+    """Why it was refused or lost last, or ""."""
     seconds: float
     """Since somebody asked for it here."""
     changes: int
@@ -414,3 +426,68 @@ class PlaceAnswer(TypedDict):
     flv: str | None
     """null where the node serves no viewers by HTTP."""
     hls: str | None
+
+
+class Refused(TypedDict):
+    """The newest of the refusals of one address."""
+
+    what: str
+    """publish, play or, for the whole application, connect."""
+    address: str
+    code: str
+    """As the client was told: NetStream.Play.StreamNotFound, 404."""
+    why: str
+    at: float
+    """Unix time."""
+    times: int
+    seconds: float
+    """Since then."""
+
+
+class Holder(TypedDict):
+    """A node that has a stream."""
+
+    node: str
+    """Its id."""
+    rtmp: str
+    """host:port or rtmps://host:port where other nodes reach it."""
+    group: str
+
+
+class Owner(Holder):
+    """The node where it is published."""
+
+    epoch: int
+    """Higher for each publish."""
+
+
+class Located(Registry):
+    """What the registry says of a stream."""
+
+    owner: Owner | None
+    copies: list[Holder]
+    """Nodes that it is forwarded to."""
+
+
+class Explained(TypedDict):
+    """What a node can say of one name, whether anybody publishes it or not."""
+
+    stream: str
+    """app/name."""
+    facts: StreamDetails | None
+    """null where there is no such stream here."""
+    publisher: Client | None
+    nodes: list[Client]
+    """Other nodes that play it from here."""
+    pulls: list[Pull]
+    forwards: list[Forward]
+    refusals: list[Refused]
+    """Those that are remembered, the newest first."""
+    registry: Located | None
+    """null without registry.url."""
+
+
+class ExplainAnswer(TypedDict):
+    """Who has a stream, who fetches it, who was refused."""
+
+    explain: Explained

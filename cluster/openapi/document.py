@@ -49,8 +49,9 @@ _PART = (
         {"type": "integer", "minimum": 0, "maximum": answers.MAX_COUNT, "default": answers.DEFAULT_COUNT},
     ),
 )  # fmt: skip
+_STREAM = {**_parameter("stream", "query", "app/name", {"type": "string"}), "required": True}
 _PLACED = (
-    {**_parameter("stream", "query", "app/name", {"type": "string"}), "required": True},
+    _STREAM,
     _parameter("kind", "query", "for whom", {"type": "string", "enum": ["publish", "play"], "default": "publish"}),
 )
 _NO_STREAM = ((404, "there is no such stream"),)
@@ -85,6 +86,10 @@ OPERATIONS: Final = (
     Operation("get", "/api/v1/forwards", "What is passed on to other servers", answers.ForwardsAnswer),
     Operation("get", "/api/v1/pulls", "What is fetched from other nodes", answers.PullsAnswer),
     Operation("get", "/api/v1/nodes", "The nodes that the registry knows", answers.NodesAnswer),
+    Operation(
+        "get", "/api/v1/explain", "Who has a stream, who fetches it, who was refused", answers.ExplainAnswer,
+        (_STREAM,), _BAD_QUERY,
+    ),
     Operation(
         "get", "/api/v1/place", "The node that should take a publisher or viewer", answers.PlaceAnswer, _PLACED,
         (*_BAD_QUERY, (503, "no node can; error says why")),

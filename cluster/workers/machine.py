@@ -13,6 +13,7 @@ import structlog
 
 from cluster import facts
 from cluster.edge.pulls import PullFacts
+from cluster.explaining import EXPLANATIONS, Explanation, merge_explanations
 from cluster.facts import ClientFacts, StreamFacts, merge_clients, merge_streams
 from cluster.forward.push import ForwardFacts
 from cluster.reloading import Reloaded
@@ -24,7 +25,7 @@ from pyrtmp.counters import Counters
 
 _PAGE_SECONDS: Final = 1.0
 
-Entry = TypeVar("Entry", StreamFacts, ClientFacts, ForwardFacts, PullFacts)
+Entry = TypeVar("Entry", StreamFacts, ClientFacts, ForwardFacts, PullFacts, Explanation)
 
 _log = structlog.get_logger(__name__)
 
@@ -111,6 +112,10 @@ class Machine:
     async def pulls(self) -> list[PullFacts]:
         lists = await self._entries(PULLS, "pulls")
         return sorted((each for some in lists for each in some), key=lambda each: each.key)
+
+    async def explain(self, app: str, name: str) -> Explanation:
+        lists = await self._entries(EXPLANATIONS, "explain", app, name)
+        return merge_explanations(each for some in lists for each in some)
 
     async def drain(self) -> bool:
         return self._drain()

@@ -44,6 +44,7 @@ from cluster.workers.hlslink import MAX_NAME, HlsKind, HlsLink
 from hls.flv import FlvForm
 from hls.live import HlsService
 from pyrtmp.aio.server import Server
+from pyrtmp.delay import Standing
 from pyrtmp.forms import RtmpForm, WireForm
 from pyrtmp.hub import UNKNOWN
 from pyrtmp.kin import Descent
@@ -77,6 +78,8 @@ class Kind(IntEnum):
     END = 8
     GONE = 9
     BIRTH = 10
+    STANDING = 11
+    SOURCE = 12
 
 
 _ID: Final = Struct("<BI")
@@ -85,6 +88,7 @@ _SEGMENT: Final = Struct("<BIBQq?")
 _HEAD: Final = Struct("<BIBI")
 _TRACKS: Final = Struct("<BI??")
 _END: Final = Struct("<BIBQQQQq")
+_STANDING: Final = Struct("<BIqdd")
 
 
 class Inlet:
@@ -94,6 +98,7 @@ class Inlet:
         self.id = f"worker-{link.worker}"
         self.tracks: tuple[bool, bool] | None = None
         self.told = ""
+        self.standing: Standing | None = None
         self.stream = stream
         self._link = link
         self._sid = sid
@@ -193,6 +198,8 @@ class Feeder:
         self._tracks: tuple[bool, bool] | None = None
         """What was told of them."""
         self._marks = -1
+        self._standing: Standing | None = None
+        self._source = ""
         stream.outlets[self] = None
         self.serve()
 
@@ -222,6 +229,13 @@ class Feeder:
         if self._marks != self._stream.marks:
             self._marks = self._stream.marks
             self._link.send(_ID.pack(Kind.BIRTH, self._sid) + self._stream.told.encode())
+        standing, source = self._stream.standing, self._stream.source_id
+        if standing is not None and standing is not self._standing:
+            self._standing = standing
+            self._link.send(_STANDING.pack(Kind.STANDING, self._sid, *standing))
+        if source != self._source:
+            self._source = source
+            self._link.send(_ID.pack(Kind.SOURCE, self._sid) + source.encode())
         for form, end in self._ends.items():
             end.tell(self._link, self._sid, form, self._stream.time)
 
@@ -404,6 +418,15 @@ class Link:
             inlet = self.inlets.get(_ID.unpack_from(data)[1])
             if inlet is not None:
                 inlet.born(bytes(data[_ID.size :]).decode())
+        elif kind == Kind.STANDING:
+            _, sid, *standing = _STANDING.unpack(data)
+            inlet = self.inlets.get(sid)
+            if inlet is not None:
+                inlet.standing = Standing(*standing)
+        elif kind == Kind.SOURCE:
+            inlet = self.inlets.get(_ID.unpack_from(data)[1])
+            if inlet is not None:
+                inlet.stream.source_id = bytes(data[_ID.size :]).decode()
         elif kind == Kind.GONE:
             inlet = self.inlets.pop(_ID.unpack(data)[1], None)
             if inlet is not None:

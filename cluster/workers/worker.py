@@ -22,6 +22,7 @@ import structlog
 from cluster import logs
 from cluster.edge.upstreams import Kind, Scheme, Upstream
 from cluster.engine import Engine
+from cluster.explaining import EXPLANATIONS
 from cluster.opening import freeze_heap, raise_descriptor_limit, run_loop
 from cluster.reports import CLIENTS, FORWARDS, PULLS, STREAMS
 from cluster.tls.identity import Identity
@@ -209,6 +210,8 @@ class Worker:
                 return True, FORWARDS.to_json(engine.forwards())
             case "pulls", []:
                 return True, PULLS.to_json(engine.pulled())
+            case "explain", [app, name]:
+                return True, EXPLANATIONS.to_json([engine.explain(StreamKey(app, name))])
             case "kick", [id]:
                 return engine.kick_client(id), b""
             case "end", [app, name]:

@@ -186,6 +186,12 @@ class Client(asyncio.Protocol):
             self._transport.resume_reading()
         return started
 
+    def call(self, name: str) -> int:
+        """Send a command; the ``ResultReceived`` of the number returned goes to the sink of ``play_into``."""
+        transaction = self._session.call(name)
+        self._flush()
+        return transaction
+
     async def close(self, *, timeout: float = _CLOSE_SECONDS) -> None:
         """End the stream cleanly and close; what is not sent after ``timeout`` seconds is given up."""
         if self._error is None:

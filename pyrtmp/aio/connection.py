@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from pyrtmp import proxy
+from pyrtmp import delay, proxy
 from pyrtmp.aio.playing import Playing
 from pyrtmp.aio.publishing import Publishing
 from pyrtmp.aio.sockets import GATHERED_BYTES, acknowledge_at_once, report_from, set_keepalive, tcp_info
@@ -390,7 +390,10 @@ class Connection(asyncio.Protocol):
         self.playing.receive(event)
 
     def _on_call(self, event: CallReceived) -> None:
-        self.session.fail_call(event.transaction, event.name)
+        if event.name == delay.CALL and self.kin.node and self.playing:
+            self.session.return_call(event.transaction, self.playing.standing())
+        else:
+            self.session.fail_call(event.transaction, event.name)
 
     def _on_closed(self, event: ConnectionClosed) -> None:
         self.flush()

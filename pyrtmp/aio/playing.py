@@ -79,6 +79,13 @@ class Playing:
         """Media bytes sent to the present viewers."""
         return sum(play.viewer.bytes_sent for play in self._plays.values() if play.viewer is not None)
 
+    def standing(self) -> dict[str, float]:
+        """How far its first stream is here, for a node that pulls it (``pyrtmp.delay``); empty while not known."""
+        for play in self._plays.values():
+            standing = play.stream.standing
+            return {} if standing is None else standing.entry(self._connection.since, monotonic())
+        return {}
+
     def start(self, event: PlayAsked, request: Request, key: StreamKey, refusal: RefusedError | None) -> None:
         """Answer play; ``refusal`` is what the hook said."""
         connection = self._connection
@@ -128,6 +135,10 @@ class Playing:
         description = f"{play.stream.key} is not published."
         connection.session.refuse_play(play.msid, "NetStream.Play.StreamNotFound", description)
         connection.server.counters.refused["play_timeout"] += 1
+        connection.server.remember_refusal(
+            "play", connection.address, str(play.stream.key), "NetStream.Play.StreamNotFound",
+            "nobody published it in time",
+        )
         connection.server.viewer_failed("not_found", connection.kin)
         connection.flush()
 
@@ -163,7 +174,7 @@ class Playing:
         server.counters.plays["rtmp"] += 1
         server.journal.info(
             "play", conn=connection.id, address=connection.address, stream=str(play.stream.key),
-            agent=connection.agent,
+            agent=connection.agent, **connection.kin.log_fields,
         )
         connection.flush()
         server.rounds.wake_once(play.stream)
@@ -226,7 +237,8 @@ class Playing:
         connection = self._connection
         connection.server.journal.info(
             "stop", conn=connection.id, stream=str(play.stream.key), seconds=round(monotonic() - play.since, 1),
-            bytes=viewer.bytes_sent, skips=viewer.skips, reason=reason,
+            bytes=viewer.bytes_sent, skips=viewer.skips, reason=reason, source=play.stream.source_id,
+            **connection.kin.log_fields,
         )
         if viewer is self.kernel:
             self.kernel = None

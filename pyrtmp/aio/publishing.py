@@ -118,7 +118,8 @@ class Publishing:
         connection.session.accept_publish(event.msid)
         server.counters.publishes += 1
         server.journal.info(
-            "publish", conn=connection.id, address=connection.address, stream=str(key), agent=connection.agent
+            "publish", conn=connection.id, address=connection.address, stream=str(key), agent=connection.agent,
+            **connection.kin.log_fields,
         )
 
     def _refuse(self, event: PublishAsked, refusal: RefusedError) -> None:
@@ -144,7 +145,7 @@ class Publishing:
         now = monotonic()
         connection.server.journal.info(
             "unpublish", conn=connection.id, stream=str(stream.key), seconds=round(now - stream.started, 1),
-            bytes=stream.bytes_in, frames=stream.video_frames, reason=reason,
+            bytes=stream.bytes_in, frames=stream.video_frames, reason=reason, **connection.kin.log_fields,
         )
         self._forget(msid)
         connection.server.hub.unpublish(stream, connection, now)
@@ -155,8 +156,9 @@ class Publishing:
         connection = self._connection
         connection.server.journal.info(
             "displaced", conn=connection.id, stream=str(stream.key), seconds=round(monotonic() - stream.started, 1),
-            bytes=stream.bytes_in, frames=stream.video_frames, code=code,
+            bytes=stream.bytes_in, frames=stream.video_frames, code=code, **connection.kin.log_fields,
         )
+        connection.server.remember_refusal("publish", connection.address, str(stream.key), code, description)
         for msid in [msid for msid, mine in self.streams.items() if mine is stream]:
             self._forget(msid)
             self._release(stream.key, stream.time)

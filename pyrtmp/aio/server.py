@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from time import monotonic
+from time import monotonic, time
 from typing import Final, Protocol
 
 from pyrtmp.aio.connection import Connection
@@ -24,6 +24,7 @@ from pyrtmp.journal import Journal, LoggingJournal
 from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.names import StreamKey
 from pyrtmp.networks import Networks
+from pyrtmp.refusals import Refusal, Refusals
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
 from pyrtmp.stream import Stream
 from pyrtmp.tcpinfo import TcpInfo
@@ -42,6 +43,8 @@ class Client(Protocol):
     protocol: str
     """``rtmp``, ``flv`` or ``hls``."""
     agent: str
+    kin: Kin
+    """What it said of itself, where it is another node."""
     since: float
     """Monotonic seconds of its beginning."""
 
@@ -115,6 +118,8 @@ class Server:
         self.busy: Callable[[], bool] = lambda: False
         """Whether newcomers would be too much; set by whoever knows."""
         self.clients: dict[str, Client] = {}
+        self.refusals = Refusals()
+        """Of streams, the newest."""
         self.started = monotonic()
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
@@ -253,12 +258,17 @@ class Server:
         return stream.live and (not kin.node or bool(stream.told))
 
     def turned_down(self, id: str, address: str, what: str, name: str, refusal: RefusedError) -> None:
-        """Count and log a request that was refused; ``id`` is the client's."""
+        """Count, log and remember a request that was refused; ``id`` is the client's."""
+        self.remember_refusal(what, address, name, refusal.code, refusal.detail or str(refusal))
         self.counters.refused[refusal.reason or what] += 1
         self.journal.warning(
             "refused", conn=id, address=address, what=what, name=name, code=refusal.code,
             why=refusal.detail or refusal.reason or str(refusal),
         )
+
+    def remember_refusal(self, what: str, address: str, name: str, code: str, why: str) -> None:
+        """For whoever asks why ``name`` does not work; see ``Refusal``."""
+        self.refusals.note(name, Refusal(what, address, code, why, time()))
 
     def viewer_failed(self, cause: str, kin: Kin = STRANGER) -> None:
         """Count a viewer that did not get what it asked for, or not to its end; another node is none.

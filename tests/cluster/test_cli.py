@@ -81,6 +81,7 @@ def test_help_is_quick() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
     for command in (
         "serve", "check", "publish", "probe", "status", "streams", "kick", "reload", "restart", "secret", "version",
+        "explain", "top",
     ):  # fmt: skip
         assert command in done.stdout
 
@@ -149,6 +150,8 @@ def test_nobody_there(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["status", "--api", "http://127.0.0.1:1"], "no node answers at http://127.0.0.1:1: Connection refused"),
         (["streams", "--set", "api.listen=127.0.0.1:1"], "no node answers at http://127.0.0.1:1"),
         (["kick", "x", "--api", "nonsense"], "unknown url type"),
+        (["top", "--api", "nonsense"], "unknown url type"),
+        (["explain", "live/x", "--api", "http://127.0.0.1:1"], "no node answers at http://127.0.0.1:1"),
         (["probe", "rtmp://127.0.0.1:1/live/x"], "rtmp://127.0.0.1:1/live/x: Connection refused"),
         (["publish", str(clip), "rtmp://127.0.0.1:1/live/x"], "rtmp://127.0.0.1:1/live/x: Connection refused"),
         (["publish", "/nowhere.mp4", "rtmp://127.0.0.1:1/live/x"], "/nowhere.mp4 cannot be read: No such file"),
@@ -179,6 +182,15 @@ def test_a_running_node(running: Running, clip: Path, capsys: pytest.CaptureFixt
     assert heading.startswith("STREAM") and row.startswith("live/cam") and "H264 640x360" in row
     assert cli.main(["streams", "--api", running.api, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["streams"][0]["id"] == "live/cam"
+    assert cli.main(["explain", "live/cam", "--api", running.api]) == 0
+    assert "H264 640x360, AAC" in capsys.readouterr().out
+    assert cli.main(["explain", "/live/cam", "--api", running.api, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["explain"]["publisher"]["stream"] == "live/cam"
+    for wrong in ("cam", "live/\udcff", "live/a&stream=live/b"):
+        assert cli.main(["explain", wrong, "--api", running.api]) == 1
+        assert capsys.readouterr().err.startswith("pyrtmp: stream: ")
+    assert cli.main(["top", "--once", "--api", running.api]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("live/cam")
 
     assert cli.main(["kick", "live/cam", "--api", running.api]) == 0
     assert capsys.readouterr().out == "Kicked live/cam.\n"

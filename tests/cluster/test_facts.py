@@ -12,6 +12,7 @@ from cluster.facts import ClientFacts, Facts, StreamFacts, merge_clients, merge_
 from cluster.publish import read
 from pyrtmp.amf.values import Xml
 from pyrtmp.hub import Hub
+from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.lane import Lane
 from pyrtmp.message import VIDEO, Message
 from pyrtmp.names import StreamKey
@@ -29,6 +30,7 @@ class FakeClient:
     protocol: str = "rtmp"
     address: str = "10.0.0.1"
     agent: str = "test"
+    kin: Kin = STRANGER
     since: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0

@@ -21,7 +21,8 @@ ANYTHING = st.recursive(
 
 
 @given(
-    st.builds(Kin, node=NAMES, hops=st.lists(NAMES, max_size=MAX_HOPS).map(tuple), lineage=NAMES, wait=st.booleans())
+    st.builds(Kin, node=NAMES, hops=st.lists(NAMES, max_size=MAX_HOPS).map(tuple), lineage=NAMES, wait=st.booleans(),
+              session=NAMES)
 )
 def test_what_is_said_is_read_also_over_the_wire(kin: Kin) -> None:
     assert Kin.read(kin.entry()) == kin
@@ -32,7 +33,7 @@ def test_what_is_said_is_read_also_over_the_wire(kin: Kin) -> None:
 @given(
     st.builds(
         Kin, node=NAMES, hops=st.lists(NAMES, max_size=MAX_HOPS + 1).map(tuple), lineage=NAMES, copy=st.booleans(),
-        wait=st.booleans(),
+        wait=st.booleans(), session=NAMES,
     )
 )
 def test_what_is_said_in_a_header_is_read(kin: Kin) -> None:
@@ -87,9 +88,15 @@ def test_others_are_strangers(values: dict[str, Any] | None) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "a\n", "\na", "x" * 65, "é", "a\0", "*", 5.0, True, None, ["a"]])
 def test_a_name_that_is_none_is_left_out(name: Any) -> None:
-    kin = Kin.read({ENTRY: {"node": name, "lineage": name, "hops": name}})
-    assert (kin.node, kin.lineage) == ("", "")
+    kin = Kin.read({ENTRY: {"node": name, "lineage": name, "hops": name, "session": name}})
+    assert (kin.node, kin.lineage, kin.session, kin.log_fields) == ("", "", "", {})
     assert all(hop in ("a", "b") for hop in kin.hops)
+
+
+def test_what_a_log_line_says_of_a_node() -> None:
+    assert Kin(node="e1", session="pull-7").log_fields == {"node": "e1", "session": "pull-7"}
+    assert Kin(node="e1").log_fields == {"node": "e1"}
+    assert Kin(session="pull-7").log_fields == {}  # who says no name is no node
 
 
 @pytest.mark.parametrize("wait, patient", [(False, False), (True, True), (0.0, True), (None, True), ("no", True)])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pyrtmp import amf
+from pyrtmp.delay import Standing
 from pyrtmp.forms import RtmpForm
 from pyrtmp.lane import Lane
 from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
@@ -907,6 +908,7 @@ class FakeRelay(FakePublisher):
         self.stream = stream
         self.tracks = tracks
         self.told = ""
+        self.standing: Standing | None = None
         self.lanes: list[Lane] = []
         self.closed: list[Lane] = []
         self.ended = 0
@@ -1379,3 +1381,35 @@ def test_how_far_ahead_a_copy_is(copies: Copies) -> None:
     assert copies.stream.ahead((1 << 32) - 200) == -280
     assert copies.stream.ahead(80) == 0
     assert copies.stream.ahead(100) == 20
+
+
+# What nodes that pull it compare (pyrtmp.delay)
+
+
+def test_where_a_stream_stands_is_its_newest_key_frame(subject: Subject) -> None:
+    subject.begin(*heads())
+    assert subject.stream.standing is None and subject.stream.source_id == "publisher"
+    subject.push(video(1000, KEY))
+    came = subject.now
+    subject.push(video(1040, INTER), after=0.04)
+    assert subject.stream.standing == Standing(1000, came)
+    subject.push(video(3000, KEY), after=2.0)
+    assert subject.stream.standing == Standing(3000, subject.now)
+    subject.leave()
+    subject.begin(*heads())
+    assert subject.stream.standing is None  # of another publisher
+
+
+def test_a_copy_stands_where_its_pull_has_measured(copies: Copies) -> None:
+    copies.copy(*heads(), video(1000, KEY))
+    assert copies.stream.standing is None and copies.stream.arrivals.newest is not None
+    measured = copies.stream.measured = Standing(1000, copies.now, 0.25)
+    assert copies.stream.standing is measured
+
+
+def test_a_relayed_stream_stands_where_its_holder_says(subject: Subject) -> None:
+    relay = FakeRelay(subject.stream)
+    subject.stream.begin(relay, subject.now, relay)
+    assert subject.stream.standing is None
+    relay.standing = Standing(1000, 7.0, 0.25)
+    assert subject.stream.standing is relay.standing

@@ -12,6 +12,8 @@ from structlog.testing import capture_logs
 from cluster.edge import attempt, rtmp
 from pyrtmp import StreamSettings
 from pyrtmp.aio.client import RtmpUrl
+from pyrtmp.errors import RefusedError
+from pyrtmp.hooks import Hooks, Request
 from tests.cluster.edge.nodes import (
     CAM,
     GOP,
@@ -46,6 +48,22 @@ async def test_one_viewer_is_one_play_and_gets_what_was_published(nodes: Nodes) 
     assert {m.payload for m in player.media()} == {m.payload for m in source.sent if m.payload[1] == 0} | {
         m.payload for m in coded(player.media())
     }
+
+
+async def test_why_an_upstream_refused_is_told_without_tokens(nodes: Nodes) -> None:
+    def refuse(request: Request) -> None:
+        raise RefusedError("NetStream.Play.Failed", f"cam?{request.query} is not for you")
+
+    origin = await nodes.origin(hooks=Hooks(on_play=refuse))
+    edge = await nodes.edge(nodes.unreachable(), origin)
+    player = await nodes.peer(edge.server)
+    await player.play("cam?token=secret")
+
+    def error() -> str:
+        return "".join(facts.error for facts in edge.pulls.facts(monotonic()))
+
+    await eventually(lambda: "Failed" in error())
+    assert error() == f"{address(origin)}: NetStream.Play.Failed"
 
 
 async def test_a_crowd_is_one_play(nodes: Nodes) -> None:

@@ -115,7 +115,9 @@ async def test_connect_says_where_the_stream_came_through(net: Net, forward: For
     (stream,) = source.hub.live()
     said = asked[0].parameters["pyrtmp"]
     assert said.pop("birth").startswith(f"{stream.birth.wall}.")  # type: ignore[union-attr]
-    assert said == {"node": "b", "hops": "a b", "lineage": stream.lineage, "copy": True}
+    assert said == {
+        "node": "b", "hops": "a b", "lineage": stream.lineage, "copy": True, "session": stream.source_id,
+    }  # fmt: skip
 
 
 async def test_a_late_target_begins_with_a_key_frame(net: Net, forward: Forwarding) -> None:

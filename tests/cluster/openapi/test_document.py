@@ -47,6 +47,10 @@ class Asker:
         return answer
 
 
+_NAMED = ("/api/v1/place", "/api/v1/explain")
+"""What is asked about one stream."""
+
+
 def test_the_file_is_what_the_code_says() -> None:
     assert FILE.read_text() == reference(), "run: make reference"
 
@@ -90,7 +94,7 @@ async def test_one_process_answers_as_it_says(node: Node, live: str) -> None:
         ask = Asker(http)
         await anext(viewer.play())
         for path in document()["paths"]:
-            if "{" not in path and "get" in document()["paths"][path] and path != "/api/v1/place":
+            if "{" not in path and "get" in document()["paths"][path] and path not in _NAMED:
                 await ask("get", path)
         [stream] = (await ask("get", "/api/v1/streams", query="?start=0&count=1"))["streams"]
         assert stream["video"] and stream["audio"] and stream["viewers"]["total"] == 1
@@ -104,7 +108,10 @@ async def test_one_process_answers_as_it_says(node: Node, live: str) -> None:
         assert set(summary["clients"]["viewers"]) == set(PROTOCOLS)
         for kind in ("play", "publish"):
             await ask("get", "/api/v1/place", query=f"?stream=live/clip&kind={kind}")
-        await ask("get", "/api/v1/place", status=400)
+        for name in ("live/clip", "live/none"):
+            await ask("get", "/api/v1/explain", query=f"?stream={name}")
+        for path in _NAMED:
+            await ask("get", path, status=400)
         await ask("post", "/api/v1/reload", status=409)
         await ask("post", "/api/v1/restart", status=409)
         await ask("delete", "/api/v1/clients/{id}", id=client["id"])
@@ -177,5 +184,6 @@ async def look_around(node: RealNode, ask: Asker) -> None:
         answer = await ask("get", f"/api/v1/{path}")
         assert answer["server"]
     await ask("get", "/api/v1/streams/{app}/{name}", app="live", name="cam")
+    await ask("get", "/api/v1/explain", query="?stream=live/cam")
     for client in (await ask("get", "/api/v1/clients"))["clients"]:
         await ask("get", "/api/v1/clients/{id}", id=client["id"])

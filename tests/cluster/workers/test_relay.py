@@ -777,6 +777,7 @@ async def test_an_operator_ends_a_stream_everywhere(machine: Machine) -> None:
 
 ID, FORM, SEGMENT = Struct("<BI"), Struct("<BIB"), Struct("<BIBQq?")
 HEAD, TRACKS, END = Struct("<BIBI"), Struct("<BI??"), Struct("<BIBQQQQq")
+STANDING = Struct("<BIqdd")
 
 
 class Alone:
@@ -895,6 +896,8 @@ async def test_what_is_said_to_those_who_watch(alone: Alone) -> None:
     await alone.settle()
     heard = alone.heard()
     assert heard.pop(0) == ID.pack(Kind.BIRTH, 5) + alone.held.told.encode()
+    assert heard.pop(0) == STANDING.pack(Kind.STANDING, 5, *alone.held.standing)
+    assert heard.pop(0) == ID.pack(Kind.SOURCE, 5) + alone.held.source_id.encode()
     assert [each[0] for each in heard] == [Kind.HEAD, Kind.SEGMENT, Kind.END]
     log = alone.held.lanes["rtmp"].log
     assert END.unpack(heard[2]) == (Kind.END, 5, 0, 1, log.tail.size, 1, 0, 0)
@@ -1086,6 +1089,8 @@ words = st.one_of(
     st.builds(SEGMENT.pack, st.just(Kind.SEGMENT), sids, forms, counts, times, st.booleans()),
     st.builds(lambda *f: HEAD.pack(Kind.HEAD, *f) + b"head", sids, forms, st.integers(0, 5)),
     st.builds(TRACKS.pack, st.just(Kind.TRACKS), sids, st.booleans(), st.booleans()),
+    st.builds(STANDING.pack, st.just(Kind.STANDING), sids, times, st.floats(), st.floats()),
+    st.builds(lambda sid, id: ID.pack(Kind.SOURCE, sid) + id, sids, st.binary(max_size=80)),
     st.builds(END.pack, st.just(Kind.END), sids, forms, counts, counts, counts, counts, times),
     st.builds(
         lambda kind, sid, text: ID.pack(kind, sid) + text.encode(),
