@@ -82,7 +82,7 @@ _CODEC_NAMES: Final = {"h264": "H264", "hevc": "HEVC", "aac": "AAC", "mp3": "MP3
 class Api:
     """The API of one node.  Whoever has the ``token`` may do everything; of others ``gate`` decides where a rule is
     about the API, and where none is, they may do everything if ``token`` is "".  Without ``neighbours`` it knows of no
-    other nodes.  Refusals are counted in ``counters``."""
+    other nodes.  Refusals are counted in ``counters``.  ``https_port``: where viewers come in with TLS, or 0."""
 
     def __init__(
         self,
@@ -95,6 +95,7 @@ class Api:
         gate: Gate | None = None,
         counters: Counters | None = None,
         certificate: Callable[[], Identity | None] = lambda: None,
+        https_port: Callable[[], int] = lambda: 0,
     ) -> None:
         self._fleet = fleet
         self._metrics = Metrics(version=version, node=node)
@@ -106,6 +107,7 @@ class Api:
         self._started = monotonic()
         self._neighbours = neighbours
         self._certificate = certificate
+        self._https_port = https_port
         self._cluster = None if neighbours is None else ClusterApi(fleet, neighbours, self._json)
         explain = ExplainApi(fleet, neighbours, self._json, stream=_details, client=_client)
         app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._answer_errors, self._admit])
@@ -315,6 +317,7 @@ class Api:
                     "uptime": round(monotonic() - self._started, 1),
                     "cpu_seconds": round(time.process_time() + sum(each.cpu_seconds for each in others), 2),
                     "mem_kbyte": (resident_bytes() + sum(each.now.resident_bytes for each in others)) // 1024,
+                    "https_port": self._https_port(),
                 },
                 "streams": {
                     "total": sum(streams.values()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import ipaddress
 import os
 import resource
 import socket
@@ -80,7 +81,7 @@ async def examine(config: Config, machine: Machine | None = None, *, running: bo
     if not running:
         for finding in _ports(config):
             yield finding
-    for check in (_descriptors, _memory, _cores, _kernel, _clock, _certificate, _strangers):
+    for check in (_descriptors, _memory, _cores, _kernel, _clock, _certificate, _strangers, _kin):
         for finding in check(config, machine):
             yield finding
     for found in await asyncio.gather(_registry(config), *_peers(config)):
@@ -209,6 +210,28 @@ def _strangers(config: Config, machine: Machine) -> Iterator[Finding]:
         "warning", "access.rules", f"whoever reaches {config.rtmp.listen} may publish",
         'Unless a firewall keeps strangers out: access.rules = ["publish * key"], and pyrtmp secret key makes one.',
     )
+
+
+def _kin(config: Config, machine: Machine) -> Iterator[Finding]:
+    if config.node.secrets:
+        return
+    links = [("edge.origins", each) for each in config.edge.origins]
+    if config.registry.url is not None and config.node.advertise is not None:
+        links.append(("node.advertise", config.node.advertise))
+    for setting, origin in links:
+        if origin.scheme in ("rtmps", "https") or _is_public(origin.host):
+            yield Finding(
+                "warning", "node.secret", f"nodes that reach each other at {origin} ({setting}) believe every stranger",
+                "The same node.secret for all of them (pyrtmp secret random): they know each other by it.",
+            )
+            return
+
+
+def _is_public(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False
 
 
 # Other machines

@@ -18,6 +18,7 @@ from typing import Any, Final
 import structlog
 
 from cluster import logs
+from cluster.access.asking import Action
 from cluster.access.gate import Gate
 from cluster.callbacks.callbacks import Callbacks
 from cluster.callbacks.events import Segment
@@ -44,6 +45,7 @@ from pyrtmp.aio.connection import Connection
 from pyrtmp.aio.server import Server
 from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Hooks, Request
+from pyrtmp.kinship import Kinship
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import Stream
 
@@ -61,10 +63,10 @@ _log = structlog.get_logger(__name__)
 class Engine:
     """Streams, publishers and viewers of one process.
 
-    ``rtmp_port`` is what the page tells viewers, ``https_port`` where they are sent that should come with TLS (0: there
-    is none).  ``streams`` gives what the page lists; without it, the live streams of this process.  ``elsewhere``:
-    where viewers go that this node should not take.  ``worker`` is its number, where it is one of several.  ``hooks``
-    are an embedding program's; where ``access.rules`` are set, those say when they are asked.
+    ``rtmp_port`` and ``rtmps_port`` are what the page tells viewers, ``https_port`` is where they are sent that should
+    come with TLS (0: there is none).  ``streams`` gives what the page lists; without it, the live streams of this
+    process.  ``elsewhere``: where viewers go that this node should not take.  ``worker`` is its number, where it is one
+    of several.  ``hooks`` are an embedding program's; where ``access.rules`` are set, those say when they are asked.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Engine:
         config: Config,
         *,
         rtmp_port: int = 1935,
+        rtmps_port: int = 0,
         streams: Callable[[], Awaitable[list[dict[str, Any]]]] | None = None,
         elsewhere: Elsewhere | None = None,
         worker: int = ALONE,
@@ -79,7 +82,8 @@ class Engine:
         https_port: int = 0,
     ) -> None:
         self.rtmp_port = rtmp_port
-        """May be set until ``start``."""
+        self.rtmps_port = rtmps_port
+        """Both may be set until ``start``."""
         self._https_port = https_port
         self.config = config
         """In force."""
@@ -101,6 +105,7 @@ class Engine:
             max_connections_per_address=limits.max_connections_per_address,
             proxy_from=config.rtmp.proxy_from,
             node=config.node.id,
+            kinship=Kinship(config.node.secrets),
         )
         self._callback = self._new_callback(config)
         self._tls = Outgoing(_trust(config))
@@ -118,6 +123,8 @@ class Engine:
             hops=lambda stream: stream.hops,
             extra_targets=self._callback,
             tls=self._tls,
+            kinship=self.server.kinship,
+            admits=partial(self._decides, Action.PUBLISH),
         )
         self.uplink: Forwarder | None = None
         """Passes on to origins what is published to an edge."""
@@ -162,6 +169,7 @@ class Engine:
             self.pulls = self.server.hub.source = Pulls(
                 self.server, Upstreams(origins, None if resolve is None else partial(resolve, kind="play")),
                 linger=lambda: self.config.edge.linger_seconds, claims=claims, tls=self._tls,
+                admits=partial(self._decides, Action.PLAY),
             )
         if self.config.node.role == "edge":
             takers = [each for each in origins if each.publishable]
@@ -175,9 +183,11 @@ class Engine:
                 settings=uplink.SETTINGS,
                 wanted=lambda stream: not stream.pulled,
                 hops=lambda stream: stream.hops,
-                connect=uplink.Uplink(upstreams, self._tls).connect,
+                connect=uplink.Uplink(upstreams, self._tls, self._publishers_query).connect,
                 copies=False,
                 refused=self._uplink_refused,
+                kinship=self.server.kinship,
+                admits=partial(self._decides, Action.PUBLISH),
             )
             self.uplink.start()
         self._site = ViewerSite(
@@ -187,6 +197,7 @@ class Engine:
             trust_forwarded_from=self.config.http.trust_forwarded_from,
             streams=self._list_streams,
             rtmp_port=self.rtmp_port,
+            rtmps_port=self.rtmps_port,
             version=VERSION,
             feeds=feeds,
             elsewhere=self._send_elsewhere,
@@ -275,6 +286,16 @@ class Engine:
         publisher = None if stream is None else stream.publisher
         return publisher.publishing.request(stream) if stream and isinstance(publisher, Connection) else None
 
+    def _decides(self, action: Action, key: StreamKey) -> bool:
+        """Whether it is said here who may do that; where all may, other nodes have to ask."""
+        asked = not self.config.access.rules and self.callbacks.asks(action)
+        return asked or self.gate.decides(action, key)
+
+    def _publishers_query(self, key: StreamKey) -> str:
+        """What the publisher of a stream has shown, for an origin that has to decide; "" where this node did."""
+        request = None if self._decides(Action.PUBLISH, key) else self._publisher(key)
+        return "" if request is None else request.query
+
     def _redirect_port(self, config: Config) -> int:
         """Where viewers are sent that come without TLS, or 0."""
         return self._https_port if config.http.redirect_to_https else 0
@@ -356,6 +377,7 @@ class Engine:
                 trust_forwarded_from=config.http.trust_forwarded_from,
                 https_port=self._redirect_port(config),
             )
+        self.server.kinship.configure(config.node.secrets)
         self._tls.configure(_trust(config))
         if config.forward.ask_url != self.config.forward.ask_url:
             self._callback = self._new_callback(config)

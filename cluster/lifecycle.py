@@ -154,6 +154,7 @@ class Lifecycle(ABC):
         self._api = Api(
             fleet, node=config.node.id, version=VERSION, token=config.api.secret, neighbours=self._neighbours,
             gate=self._gate, counters=counters, certificate=lambda: self._identity,
+            https_port=lambda: self.https_port,
         )
         tls = self._tls.api if self._tls is not None and config.api.tls else None
         await open_listener("api.listen", config.api.listen, partial(self._api.start, tls=tls))
@@ -248,6 +249,11 @@ class Lifecycle(ABC):
         """Where HTTP viewers come in with TLS, if they may."""
         configured = self._config.https.listen
         return None if configured is None else found(self._https, configured)
+
+    @property
+    def rtmps_port(self) -> int:
+        """Of ``rtmps_address``, or 0."""
+        return 0 if self.rtmps_address is None else self.rtmps_address.port
 
     @property
     def https_port(self) -> int:

@@ -54,7 +54,7 @@ class Node(Lifecycle):
         if config.rtmps.listen is not None and tls is not None:
             await open_listener("rtmps.listen", config.rtmps.listen, partial(engine.server.start, tls=tls.rtmps))
             self._rtmps = engine.server.addresses[len(self._rtmp) :]
-        engine.rtmp_port = self.rtmp_address.port
+        engine.rtmp_port, engine.rtmps_port = self.rtmp_address.port, self.rtmps_port
         engine.start(resolve=self._resolve)
         site = engine.site
         await open_listener("http.listen", config.http.listen, site.start)

@@ -18,6 +18,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from email.utils import formatdate
 from http import HTTPStatus
 from time import monotonic, time
@@ -111,6 +112,7 @@ class ViewerSite:
         trust_forwarded_from: Collection[str] = (),
         streams: Streams = list,
         rtmp_port: int = 1935,
+        rtmps_port: int = 0,
         version: str = "",
         header_seconds: float = HEADER_SECONDS,
         feeds: Feeds | None = None,
@@ -128,7 +130,7 @@ class ViewerSite:
         self._elsewhere = elsewhere
         self.https_port = https_port
         """May be set at any time."""
-        self._rtmp_port = rtmp_port
+        self._rtmp_ports = {"rtmp_port": rtmp_port, "rtmps_port": rtmps_port}
         self._version = version
         self._page = {
             file.name: file for file in (*read_files("hls", "page"), *read_files("hls", "page", "vendor"))
@@ -279,7 +281,9 @@ class ViewerSite:
         path = request.path
         media = _media(path, self._server.limits.max_name_bytes)
         if media is not None:
-            kin = Kin.read_header(request.headers.get(HEADER))
+            kin, doubt = self._server.kinship.read_asked(request.headers.get(HEADER))
+            if doubt:
+                self._server.doubted("", self._address(request), doubt)
             try:
                 return await self._serve(request, media, kin)
             except _Refused as refusal:
@@ -351,12 +355,13 @@ class ViewerSite:
             key = _key(wanted, self._server.limits.max_name_bytes)
             if not hub.is_live(key):
                 with contextlib.suppress(_Refused, _Moved):
-                    key = await self._allow(self._asked(request, key, "flv")) or key
-                    await self._live(key, "", _LOOK_SECONDS)
+                    asked = self._asked(request, key, "flv")
+                    shown = "&".join(each for each in asked.query.split("&") if not each.startswith("stream="))
+                    await self._live(await self._allow(asked) or key, shown.strip("&"), _LOOK_SECONDS)
         streams = self._streams()
         if inspect.isawaitable(streams):
             streams = await streams
-        facts = {"streams": streams, "rtmp_port": self._rtmp_port, "version": self._version}
+        facts = {"streams": streams, **self._rtmp_ports, "version": self._version}
         fields = self._fields(request, "application/json; charset=utf-8", "no-store")
         return _Answer(request, 200, fields, json.dumps(facts).encode())
 
@@ -414,7 +419,8 @@ class ViewerSite:
             raise _Refused(403, "the server could not decide") from None
 
     async def _flv(self, request: web.BaseRequest, key: StreamKey, kin: Kin, came: float) -> _Answered:
-        asked = self._asked(request, key, "flv")
+        kinship = self._server.kinship
+        asked = replace(self._asked(request, key, "flv"), admitted_by=kinship.admitted_by(kin, "play", key))
         key = await self._allow(asked) or key
         hub = self._server.hub
         at_once = request.method == "HEAD" or (not kin.wait and hub.source is None)
@@ -433,7 +439,11 @@ class ViewerSite:
             return _Answered()
         agent = request.headers.get("User-Agent", "")[:128]
         try:
-            head = self._flv_head(request, self._server.kin(stream) if kin.node else None)
+            said = ""
+            if HEADER in request.headers:
+                answers = self._server.kin(stream) if kin.node else Kin(node=self._server.node)
+                said = kinship.answer(answers, bool(kin.node), request.headers[HEADER])
+            head = self._flv_head(request, said)
             viewer = FlvViewer(
                 self._server, stream, transport, asked, agent, head, kin=kin, came=came
             )
@@ -451,9 +461,9 @@ class ViewerSite:
             viewer.close("gone")
         return _Answered()
 
-    def _flv_head(self, request: web.BaseRequest, kin: Kin | None = None) -> bytes:
-        """All that goes before the FLV; ``kin``: what another node is told."""
-        more = _FLV if kin is None else f"{_FLV}{HEADER}: {kin.header()}\r\n"
+    def _flv_head(self, request: web.BaseRequest, said: str = "") -> bytes:
+        """All that goes before the FLV; ``said``: what another node is told."""
+        more = f"{_FLV}{HEADER}: {said}\r\n" if said else _FLV
         # No length and no chunks: the body ends with the connection (RFC 9112, 6.3), which HTTP/1.0 knows as well.
         return _head(200, self._fields(request, "video/x-flv", "no-store", more=more), None, "close", int(time()))
 

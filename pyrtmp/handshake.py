@@ -59,14 +59,16 @@ class ServerHandshake:
 
     ``done``: both sides' packets are through.  ``rest``: what came after them, owned by the caller.  ``scheme``:
     0 or 1 when the client sent a digest, else None.  ``random``: a source of that many bytes, as ``os.urandom``.
+    ``packets``: C1 and S1, once they are there.
     """
 
-    __slots__ = ("_answered", "_buffer", "_random", "done", "rest", "scheme")
+    __slots__ = ("_answered", "_buffer", "_random", "done", "packets", "rest", "scheme")
 
     def __init__(self, random: Callable[[int], bytes] = os.urandom) -> None:
         self.done = False
         self.rest = b""
         self.scheme: int | None = None
+        self.packets = b""
         self._random = random
         self._buffer = bytearray()
         self._answered = False
@@ -99,21 +101,24 @@ class ServerHandshake:
         """S0, S1 and S2."""
         found = _find_digest(c1, PLAYER_KEY)
         if found is None:
-            return bytes((VERSION,)) + _packet(bytes(4), self._random) + c1
+            s1 = _packet(bytes(4), self._random)
+            self.packets = c1 + s1
+            return bytes((VERSION,)) + s1 + c1
         self.scheme, digest = found
         s1 = _sign(_packet(_SERVER_VERSION, self._random), SERVER_KEY, self.scheme)
+        self.packets = c1 + s1
         return bytes((VERSION,)) + s1 + _reply(digest, SERVER_KEY, self._random)
 
 
 class ClientHandshake:
     """The client's side.  With ``digest`` it shows one, and takes any answer.
 
-    ``done``, ``rest`` and ``random`` as for the server.  ``scheme``: where this side puts its digest.  ``verified``:
-    the server's S2 answered this side's C1 as it should, by digest or by echo; for information, since live servers
-    differ and nothing depends on it.
+    ``done``, ``rest``, ``packets`` and ``random`` as for the server.  ``scheme``: where this side puts its digest.
+    ``verified``: the server's S2 answered this side's C1 as it should, by digest or by echo; for information, since
+    live servers differ and nothing depends on it.
     """
 
-    __slots__ = ("_buffer", "_c1", "_digest", "_expecting", "_random", "done", "rest", "scheme", "verified")
+    __slots__ = ("_buffer", "_c1", "_digest", "_expecting", "_random", "done", "packets", "rest", "scheme", "verified")
 
     def __init__(
         self, digest: bool = True, random: Callable[[int], bytes] = os.urandom, *, scheme: Literal[0, 1] = 0
@@ -122,6 +127,7 @@ class ClientHandshake:
         self.rest = b""
         self.scheme: int = scheme
         self.verified = False
+        self.packets = b""
         self._digest = digest
         self._random = random
         self._c1 = b""
@@ -164,6 +170,7 @@ class ClientHandshake:
 
     def _answer(self, s1: bytes) -> bytes:
         """C2."""
+        self.packets = self._c1 + s1
         found = _find_digest(s1, SERVER_KEY) if self._digest else None
         return s1 if found is None else _reply(found[1], PLAYER_KEY, self._random)
 

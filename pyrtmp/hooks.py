@@ -26,6 +26,8 @@ class Request:
     parameters: dict[str, Any] = field(default_factory=dict)
     """RTMP: the command object of connect; for publish and play the ``DESCRIPTIONS`` in it, cut to
     ``DESCRIPTION_CHARS``.  HTTP: the request's headers."""
+    admitted_by: str = ""
+    """The node of this cluster that asks, and whose own rules have allowed just this (``pyrtmp.kinship``)."""
 
 
 DESCRIPTIONS: Final = ("tcUrl", "pageUrl", "swfUrl", "flashVer")

@@ -12,11 +12,13 @@ Other servers and players ignore it.
     wait      (boolean) false: answer play with StreamNotFound at once when nobody publishes the stream
     session   (string) the id, at that node, of whatever this connection is for: a pull, or the publisher of a stream
               that is passed on.  Log lines and the API repeat it
+    admits    (string) what its own rules have allowed (``pyrtmp.kinship.admission``)
 
 Who plays may also ask, with the command ``pyrtmpStanding``, how far the stream is there (``pyrtmp.delay``).
 
-What a peer says is read with care (``Kin.read`` raises nothing) and trusted as far as that peer is: it decides what
-is played again and what is left out, never where this server connects to.
+``pyrtmp.kinship`` adds what shows that a node of the cluster says it.  What a peer says is read with care (``Kin.read``
+raises nothing) and trusted as far as that peer is: it decides what is played again and what is left out, never where
+this server connects to.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ class Kin:
     wait: bool = True
     birth: str = ""
     session: str = ""
+    admits: str = ""
 
     @classmethod
     def read(cls, values: Mapping[str, Any] | None) -> Kin:
@@ -77,21 +80,8 @@ class Kin:
             entry.get("wait") is not False,
             birth if isinstance(birth, str) and _BIRTH.fullmatch(birth) else "",
             _name(entry.get("session")),
+            _name(entry.get("admits")),
         )
-
-    @classmethod
-    def read_header(cls, text: str | None) -> Kin:
-        """From the value of an HTTP header, ``None`` without one."""
-        if text is None or len(text) > MAX_HEADER:
-            return STRANGER
-        try:
-            return cls.read({ENTRY: json.loads(text)})
-        except (ValueError, RecursionError):
-            return STRANGER
-
-    def header(self) -> str:
-        """The value of the HTTP header: printable ASCII, whatever a name holds."""
-        return json.dumps(self.entry()[ENTRY])
 
     def entry(self) -> dict[str, Any]:
         """The parameter to add."""
@@ -106,6 +96,8 @@ class Kin:
             said["wait"] = False
         if self.session:
             said["session"] = self.session
+        if self.admits:
+            said["admits"] = self.admits
         return {ENTRY: said}
 
     @property
@@ -121,6 +113,17 @@ class Kin:
 
 STRANGER: Final = Kin()
 """A player, an encoder, or another server."""
+
+
+def parse_header(text: str | None) -> dict[str, Any]:
+    """What the value of an HTTP header says, ``None`` without one: as it stands in a command object."""
+    if text is None or len(text) > MAX_HEADER:
+        return {}
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return {ENTRY: entry} if isinstance(entry, dict) else {}
 
 
 def _name(value: object) -> str:

@@ -124,12 +124,19 @@ class Gate:
         return self._admit(Action.PLAY, request)
 
     def _admit(self, action: Action, request: Request) -> Awaitable[StreamKey | None] | StreamKey | None:
+        if request.admitted_by:
+            return None  # by the rules of that node, which its client came to
         asked = Asked(
             action, request.key, request.address, Credentials.read(request.query, _authorization(request)),
             self._now(), request,
         )
         verdict = self._policy.decide(asked)
         return _obey(asked, verdict) if isinstance(verdict, Verdict) else _obey_later(asked, verdict)
+
+    def decides(self, action: Action, key: StreamKey) -> bool:
+        """Whether rules, a default that refuses or a hook say who may do that."""
+        asked = Asked(action, key, "", Credentials(), 0.0)
+        return self._settings.default != "allow" or self._hook(asked) is not None or self._policy.covers(asked)
 
     # The API's side
 

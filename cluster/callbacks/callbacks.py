@@ -129,6 +129,10 @@ class Callbacks:
         asks = any(self._back_end.knows(event) for event in _QUESTIONS.values())
         return {"callback": self.check} if asks else {}
 
+    def asks(self, action: Action) -> bool:
+        """Whether the back end is asked who may do that."""
+        return self._back_end.knows(_QUESTIONS[action])
+
     def check(self, asked: Asked) -> Answer | Awaitable[Answer]:
         """See ``cluster.access.asking.Check``."""
         event, request = _QUESTIONS[asked.action], asked.request

@@ -192,6 +192,14 @@ def _signing(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _node_secret(secret: SecretStr) -> SecretStr:
+    # Whoever hears a proof can try secrets on it at leisure.
+    secrets = secret.get_secret_value().split()
+    if not secrets or not all(re.fullmatch(r"[!-~]{32,}", each) for each in secrets):
+        raise ValueError("should be one or more secrets of 32 or more printable ASCII characters each")
+    return secret
+
+
 def _hmac_secret(secret: SecretStr) -> SecretStr:
     # RFC 7518, 3.2: no shorter than the hash.
     if not re.fullmatch(r"[!-~]{32,}", secret.get_secret_value()):
@@ -286,6 +294,15 @@ class NodeSettings:
     """Processes that serve publishers and viewers, beside the one that supervises them; without this setting, one per
     core on Linux and 0 elsewhere.  0 runs everything in one process."""
 
+    secret: Annotated[SecretStr, AfterValidator(_node_secret)] | None = None
+    """Secret that all nodes of the cluster share.  With it a node believes what another one says of itself and of a
+    stream only if that proves, without sending it, that it has the secret; and whom one node has let in by its rules
+    (access.rules), the other nodes do not ask again.  Several, separated by spaces or line ends, are good at once; the
+    first one proves.  Without it every peer is believed."""
+
+    secret_file: Annotated[str, Field(min_length=1)] | None = None
+    """File that holds it, relative to the configuration file; in place of secret."""
+
     group: Annotated[str, AfterValidator(_group)] = ""
     """Data centre or rack.  Nodes fetch streams from their own group while it has them."""
 
@@ -296,6 +313,11 @@ class NodeSettings:
     drain_seconds: float = 10.0
     """Longest time, in seconds, from SIGTERM until the last connection is closed.  Where there are other nodes,
     publishers that do not leave by themselves are closed at the first key frame after a third of it."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nodes know each other by; the first one proves."""
+        return () if self.secret is None else tuple(self.secret.get_secret_value().split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

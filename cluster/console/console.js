@@ -264,8 +264,11 @@ function showLists() {
   }
 }
 
-/** Where a stream plays: the viewers' page of this node, or "". */
+/** Where a stream plays: the viewers' page of this node, or "".  By HTTPS for who came by HTTPS, to a name that is in the
+ * certificate; others are redirected there where the node wants that. */
 function watch(id) {
+  const secure = location.protocol === "https:" && known.data.self.https_port;
+  if (secure) return `https://${location.hostname}:${secure}/#${pathOf(id)}`;
   const own = known.data.cluster?.nodes.find((node) => node.id === known.node);
   const port = own?.http.match(/:(\d+)$/)?.[1];
   return port ? `http://${location.hostname}:${port}/#${pathOf(id)}` : "";

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+import structlog
+
 from cluster.edge.upstreams import Upstream
 from pyrtmp import media
 from pyrtmp.delay import Meter
 from pyrtmp.errors import RefusedError
 from pyrtmp.kin import STRANGER, Kin
+from pyrtmp.kinship import Kinship
 from pyrtmp.message import AUDIO, DATA_AMF0, VIDEO, Message
 from pyrtmp.settings import Limits
 
@@ -31,6 +34,10 @@ MAX_HELD_BYTES: Final = 64 * 1024 * 1024
 LIVELY_SECONDS: Final = 0.5
 """What comes later than this after the first frame is no backlog."""
 
+_DENIED: Final = frozenset(("NetStream.Play.Failed", "NetConnection.Connect.Rejected"))
+
+_log = structlog.get_logger(__name__)
+
 
 class CircleError(Exception):
     """The upstream has the stream from this node."""
@@ -41,12 +48,13 @@ class Attempt(ABC):
     to put it.
 
     ``notice`` is called when there is something to look at: the first frame, more of what is held, an upstream that is
-    ``silent`` or ``leaving``, the end.  ``tls`` is called where the connection is one with TLS.
+    ``silent`` or ``leaving``, the end.  ``tls`` is called where the connection is one with TLS.  ``kinship``: how the
+    upstream and this node know each other.
     """
 
     def __init__(
         self, upstream: Upstream, url: str, kin: Kin, limits: Limits, notice: Callable[[], None],
-        tls: Callable[[], ssl.SSLContext],
+        tls: Callable[[], ssl.SSLContext], kinship: Kinship,
     ) -> None:
         self.upstream = upstream
         self.kin = STRANGER
@@ -55,6 +63,8 @@ class Attempt(ABC):
         """Why it is over."""
         self.refused = False
         """It was refused by the upstream, which is alive and well."""
+        self.denied = False
+        """The upstream may have the stream, and does not give it to this node or its viewer."""
         self.silent = False
         """The upstream says that the stream has no publisher at the moment."""
         self.leaving = False
@@ -70,6 +80,7 @@ class Attempt(ABC):
         self._limits = limits
         self._notice = notice
         self._tls = tls
+        self._kinship = kinship
         self._held: list[Message] | None = []
         self._held_bytes = 0
         self._take: Callable[[Message], None] | None = None
@@ -141,6 +152,7 @@ class Attempt(ABC):
             await self._play()
         except RefusedError as error:
             self.refused = True
+            self.denied = error.code in _DENIED
             self.error = f"{error.code}: {error}"
         except TimeoutError:
             self.error = "no answer in time"
@@ -149,6 +161,10 @@ class Attempt(ABC):
             self.error = str(error) or repr(error)
         finally:
             asyncio.get_running_loop().call_soon(self._notice)
+
+    def _doubt(self, why: str) -> None:
+        """The upstream is no kin, or does not take this node for one."""
+        _log.warning("kin_unproven", address=self.upstream.host, upstream=str(self.upstream), why=why)
 
     def _meet(self, kin: Kin) -> None:
         """The upstream began to play, and said this of the stream.  Raises ``CircleError``."""

@@ -20,7 +20,7 @@ from cluster.edge import attempt
 from cluster.edge.attempt import Attempt
 from cluster.flv import FlvReader
 from pyrtmp.errors import RefusedError
-from pyrtmp.kin import HEADER, Kin
+from pyrtmp.kin import HEADER
 
 STALL_SECONDS: Final = 30.0
 """Longest time without a whole tag.  Long before that others are asked as well; a stream whose publisher is gone ends
@@ -37,13 +37,14 @@ class FlvAttempt(Attempt):
 
     async def _play(self) -> None:
         url = URL(self._url, encoded=True)
+        introduction = self._kinship.ask(self._own)
         loop = asyncio.get_running_loop()
         try:
             async with (
                 ClientSession(
                     connector=TCPConnector(ssl=self._tls() if url.scheme == "https" else True),
                     timeout=ClientTimeout(connect=attempt.CONNECT_SECONDS),
-                    headers={"User-Agent": "pyrtmp", "Accept-Encoding": "identity", HEADER: self._own.header()},
+                    headers={"User-Agent": "pyrtmp", "Accept-Encoding": "identity", HEADER: introduction},
                     cookie_jar=DummyCookieJar(),
                     auto_decompress=False,
                 ) as session,
@@ -53,7 +54,10 @@ class FlvAttempt(Attempt):
                 session.get(url, allow_redirects=False) as response,
             ):
                 _check(response)
-                self._meet(Kin.read_header(response.headers.get(HEADER)))
+                kin, doubt = self._kinship.read_answer(response.headers.get(HEADER), introduction)
+                if doubt:
+                    self._doubt(doubt)
+                self._meet(kin)
                 reader = FlvReader(self._limits.max_message_bytes)
                 while data := await response.content.readany():
                     messages = reader.feed(data)
@@ -72,5 +76,7 @@ def _check(response: ClientResponse) -> None:
     """Raises ``RefusedError`` where the upstream has not got the stream, ``ConnectionError`` where it is not well."""
     if response.status >= 500:
         raise ConnectionError(f"it answered {response.status}")
+    if response.status in (401, 403):
+        raise RefusedError("NetStream.Play.Failed", f"it answered {response.status}")
     if response.status != 200:
         raise RefusedError("NetStream.Play.StreamNotFound", f"it answered {response.status}")

@@ -31,6 +31,7 @@ from cluster.edge.upstreams import Scheme, Upstream, Upstreams
 from pyrtmp.aio.server import Server
 from pyrtmp.errors import RefusedError
 from pyrtmp.kin import Kin
+from pyrtmp.kinship import admission
 from pyrtmp.message import Message
 from pyrtmp.names import StreamKey
 from pyrtmp.stream import Stream
@@ -115,6 +116,7 @@ class Pull:
         on_end: Callable[[Pull], None],
         on_delay: Callable[[Pull, float], None],
         tls: Callable[[], ssl.SSLContext],
+        admits: Callable[[StreamKey], bool],
     ) -> None:
         self.id = f"pull-{server.new_id()}"
         self.key = stream.key
@@ -139,6 +141,7 @@ class Pull:
         self._on_end = on_end
         self._on_delay = on_delay
         self._tls = tls
+        self._admits = admits
         self._event = asyncio.Event()
         """Something happened that the task should look at."""
         self._current: Attempt | None = None
@@ -316,7 +319,9 @@ class Pull:
             waiting.sort(key=lambda each: each == beside.upstream)
             waiting = [each for each in waiting if each != beside.upstream or not told]
         until = monotonic() + BESIDE_SECONDS
-        kin = Kin(node=self._server.node, hops=(self._server.node,), wait=False, session=self.id)
+        node = self._server.node
+        admits = admission("play", self.key) if self._admits(self.key) else ""
+        kin = Kin(node=node, hops=(node,), wait=False, session=self.id, admits=admits)
         next_at = 0.0
         try:
             while self._wanted():
@@ -325,6 +330,9 @@ class Pull:
                     attempts.remove(attempt)
                     self._note_error(attempt)
                     self.failures += not attempt.refused
+                    if attempt.denied:
+                        _log.warning("upstream_refused", stream=str(self.key), address=attempt.upstream.host,
+                                     upstream=str(attempt.upstream), error=attempt.error)
                     if not attempt.refused and self._upstreams.failed(attempt.upstream):
                         _log.info("upstream_failed", pull=self.id, stream=str(self.key),
                                   upstream=str(attempt.upstream), error=attempt.error)
@@ -332,7 +340,7 @@ class Pull:
                     upstream = waiting.pop(0)
                     url = upstream.url(self.key, self._query)
                     attempt = _ATTEMPTS[upstream.scheme](
-                        upstream, url, kin, self._server.limits, self._event.set, self._tls
+                        upstream, url, kin, self._server.limits, self._event.set, self._tls, self._server.kinship
                     )
                     attempts.append(attempt)
                     attempt.start()

@@ -43,18 +43,20 @@ class PullFacts:
 class Pulls:
     """See ``pyrtmp.hub.Source``.  ``linger``: seconds that a stream is pulled after its last viewer left.
 
-    ``tls``: what upstreams are verified with.
+    ``tls``: what upstreams are verified with.  ``admits``: whether rules of this node say who may play a stream, so
+    that upstreams that know it need not ask theirs.
     """
 
     def __init__(
         self, server: Server, upstreams: Upstreams, *, linger: Callable[[], float], claims: Claims | None = None,
-        tls: Callable[[], ssl.SSLContext] = system_context,
+        tls: Callable[[], ssl.SSLContext] = system_context, admits: Callable[[StreamKey], bool] = lambda key: False,
     ) -> None:
         self._server = server
         self._upstreams = upstreams
         self._linger = linger
         self._claims = claims
         self._tls = tls
+        self._admits = admits
         self._pulls: dict[StreamKey, Pull] = {}
         self._searches = Searches()
         self._closed = False
@@ -78,7 +80,7 @@ class Pulls:
             self._pulls[stream.key] = Pull(
                 stream, self._server, self._upstreams, query,
                 linger=self._linger, claims=self._claims, searches=self._searches, on_end=self._ended,
-                on_delay=self._delayed, tls=self._tls,
+                on_delay=self._delayed, tls=self._tls, admits=self._admits,
             )
 
     def look(self, key: StreamKey) -> None:

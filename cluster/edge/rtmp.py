@@ -12,7 +12,8 @@ from pyrtmp import control
 from pyrtmp.aio.client import Client
 from pyrtmp.delay import CALL
 from pyrtmp.errors import RefusedError
-from pyrtmp.kin import Kin
+from pyrtmp.kin import STRANGER, Kin
+from pyrtmp.kinship import ANSWERS, ASKS
 from pyrtmp.message import Message
 from pyrtmp.session.base import CAPS_EX, RECONNECT
 from pyrtmp.session.events import Event, ResultReceived, StatusReceived, StreamSignalled
@@ -39,11 +40,22 @@ class RtmpAttempt(Attempt):
         client = await Client.connect(
             self._url, timeout=attempt.CONNECT_SECONDS, limits=self._limits,
             tls=self._tls() if self.upstream.scheme == "rtmps" else None, capsEx=CAPS_EX | RECONNECT,
-            **self._own.entry(),
+            introduce=lambda binding: self._kinship.entry(self._own, ASKS, binding),
         )
         try:
+            upstream, doubt = self._kinship.read(client.information, ANSWERS, client.binding)
+            if doubt:
+                self._doubt(doubt)
             started = await client.play_into(self._received, timeout=attempt.PLAY_SECONDS)
-            self._meet(Kin.read(started.info))
+            if upstream.node or doubt:
+                # What it says of the stream needs no proof of its own: this is the same connection.
+                self._meet(Kin.read(started.info) if upstream.node else STRANGER)
+            else:
+                # One that has no secret said nothing of itself before.
+                kin, doubt = self._kinship.read(started.info, ANSWERS, client.binding)
+                if doubt:
+                    self._doubt(doubt)
+                self._meet(kin)
             self._client = client
             async with self._first_frame_in_time():
                 raise await client.wait_closed()

@@ -15,7 +15,7 @@ from cluster.forward.settings import PushSettings
 from cluster.forward.target import parse_target
 from cluster.tls.client import system_context
 from pyrtmp.aio.client import Client, RtmpUrl
-from pyrtmp.names import make_key
+from pyrtmp.names import StreamKey, make_key
 from pyrtmp.settings import Limits
 
 CONNECT_SECONDS: Final = 2.0
@@ -27,11 +27,18 @@ SETTINGS: Final = PushSettings(connect=5.0, first_retry=0.02, longest_retry=2.0)
 
 
 class Uplink:
-    """Connects forwards to the origin that should have the stream.  See ``cluster.forward.push.Connect``."""
+    """Connects forwards to the origin that should have the stream.  See ``cluster.forward.push.Connect``.
 
-    def __init__(self, upstreams: Upstreams, tls: Callable[[], ssl.SSLContext] = system_context) -> None:
+    ``query``: what goes behind a stream's name.
+    """
+
+    def __init__(
+        self, upstreams: Upstreams, tls: Callable[[], ssl.SSLContext] = system_context,
+        query: Callable[[StreamKey], str] = lambda key: "",
+    ) -> None:
         self._upstreams = upstreams
         self._tls = tls
+        self._query = query
 
     async def connect(
         self, url: str, *, timeout: float = CONNECT_SECONDS, limits: Limits | None = None,
@@ -43,7 +50,7 @@ class Uplink:
         for upstream in await self._upstreams.find(key):
             try:
                 client = await Client.connect(
-                    upstream.url(key), timeout=min(timeout, CONNECT_SECONDS), limits=limits,
+                    upstream.url(key, self._query(key)), timeout=min(timeout, CONNECT_SECONDS), limits=limits,
                     tls=self._tls() if upstream.scheme == "rtmps" else None, **parameters
                 )
             except Exception:  # it is the origin's fault whatever it is, and the next one may be better

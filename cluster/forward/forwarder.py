@@ -16,6 +16,7 @@ from pyrtmp.aio.client import Client
 from pyrtmp.errors import RefusedError
 from pyrtmp.hub import Hub
 from pyrtmp.journal import Journal
+from pyrtmp.kinship import Kinship
 from pyrtmp.names import StreamKey
 from pyrtmp.settings import Limits
 from pyrtmp.stream import Stream
@@ -34,7 +35,8 @@ class Forwarder:
     one.  What ``extra_targets`` answers is added once it does; what it raises is written to the journal, and it is
     asked again, ``PushSettings.max_asks`` times in all.  Two targets that mean the same place for a stream count once.
     ``copies``: targets get copies of what stays this node's own; otherwise they become its owners.  ``refused`` hears
-    what a target answers to publish.
+    what a target answers to publish.  ``admits``: whether rules of this node say who may publish a stream, so that
+    targets that know it by ``kinship`` need not ask theirs.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Forwarder:
         tls: Callable[[], ssl.SSLContext] = system_context,
         copies: bool = True,
         refused: Callable[[Stream, RefusedError], None] = lambda stream, error: None,
+        kinship: Kinship | None = None,
+        admits: Callable[[StreamKey], bool] = lambda key: False,
     ) -> None:
         self._hub = hub
         self._targets = tuple(targets)
@@ -64,7 +68,8 @@ class Forwarder:
         self._journal = journal
         self.totals = Totals()
         self._means = Means(
-            node, hops, connect, tls, limits or Limits(), self._settings, journal, copies, refused, self.totals
+            node, kinship or Kinship(), admits, hops, connect, tls, limits or Limits(), self._settings, journal,
+            copies, refused, self.totals,
         )
         self._sources: dict[Stream, Forwarded] = {}
         self._ending: dict[asyncio.Task[None], str] = {}

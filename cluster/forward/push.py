@@ -13,10 +13,12 @@ from cluster.forward.backoff import Backoff
 from cluster.forward.feed import Counts, Feed
 from cluster.forward.settings import PushSettings
 from cluster.forward.target import Destination
-from pyrtmp.aio.client import Client
+from pyrtmp.aio.client import Client, RtmpUrl
 from pyrtmp.errors import PeerError, RefusedError
 from pyrtmp.journal import Journal
 from pyrtmp.kin import Kin
+from pyrtmp.kinship import ANSWERS, ASKS, Kinship, admission
+from pyrtmp.names import StreamKey, make_key, split_query
 from pyrtmp.settings import Limits
 from pyrtmp.stream import Stream
 
@@ -73,6 +75,9 @@ class Means:
     """What all forwards of a node share."""
 
     node: str
+    kinship: Kinship
+    admits: Callable[[StreamKey], bool]
+    """Whether rules of this node have allowed the stream to be published."""
     hops: Callable[[Stream], Sequence[str]]
     """Nodes the stream came through before this one."""
     connect: Connect
@@ -158,20 +163,31 @@ class Push:
             raise RefusedError(LOOP, "")
         self._attempts += 1
         url = self.destination.url
+        kin = Kin(
+            node=means.node, hops=(*hops, means.node), lineage=self._stream.lineage, copy=means.copies,
+            birth=self._stream.told, session=self._stream.source_id, admits=self._admission(),
+        )
         client = await means.connect(
             url, timeout=settings.connect, limits=means.limits, tls=means.tls() if url.startswith("rtmps") else None,
-            **Kin(
-                node=means.node, hops=(*hops, means.node), lineage=self._stream.lineage, copy=means.copies,
-                birth=self._stream.told, session=self._stream.source_id,
-            ).entry(),
+            introduce=lambda binding: means.kinship.entry(kin, ASKS, binding),
         )
         try:
+            _, doubt = means.kinship.read(client.information, ANSWERS, client.binding)
+            if doubt:
+                address = client.url.host
+                means.journal.warning("kin_unproven", **self._names(), address=address, why=doubt)
             await client.publish(timeout=settings.connect)
             await self._send(client)
             await client.close(timeout=settings.buffer_seconds)
         finally:
             client.abort()
             await client.close()
+
+    def _admission(self) -> str:
+        if not self._means.admits(self._stream.key):
+            return ""
+        target = RtmpUrl.parse(self.destination.url)
+        return admission("publish", make_key(target.app, split_query(target.name)[0]))
 
     async def _send(self, client: Client) -> None:
         settings = self._means.settings

@@ -77,6 +77,8 @@ class Process(TypedDict):
     """CPU time so far."""
     mem_kbyte: int
     """Resident memory, KiB."""
+    https_port: int | None
+    """Where viewers come by HTTPS; null where they cannot."""
 
 
 class StreamCount(TypedDict):

@@ -57,7 +57,7 @@ class Crew:
         self.config = config
         self.identity: Identity | None = None
         """What workers that start show to clients that come with TLS."""
-        self._rtmp_port = self._https_port = 0
+        self._rtmp_port = self._https_port = self._rtmps_port = 0
         self._listener = listener
         self._slots = [_Slot(number) for number in range(size)]
         self._serials = count(1)
@@ -88,9 +88,9 @@ class Crew:
         """How many workers that place had before."""
         return max(0, self._slots[slot].restarts)
 
-    def start(self, rtmp_port: int, https_port: int = 0) -> None:
+    def start(self, rtmp_port: int, https_port: int = 0, rtmps_port: int = 0) -> None:
         """Fill every place; the ports are what the workers tell viewers."""
-        self._rtmp_port, self._https_port = rtmp_port, https_port
+        self._rtmp_port, self._https_port, self._rtmps_port = rtmp_port, https_port, rtmps_port
         for slot in self._slots:
             self._fill(slot)
         self._pinging = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)
@@ -210,7 +210,8 @@ class Crew:
         process.enter(Phase.BOOTING)
         process.tell(
             messages.Boot(
-                slot.number, process.serial, self._rtmp_port, self.config, self.identity, self._https_port
+                slot.number, process.serial, self._rtmp_port, self.config, self.identity, self._https_port,
+                self._rtmps_port,
             )
         )
 

@@ -48,6 +48,7 @@ class Boot:
     identity: Identity | None = None
     """What it shows to clients that come with TLS."""
     https_port: int = 0
+    rtmps_port: int = 0
     """Where the node takes those; 0: nowhere."""
 
 

@@ -73,7 +73,7 @@ class Supervisor(Lifecycle):
         await self._open_api(self._machine, self._counters)
         bound: dict[messages.Protocol, list[socket.socket]] = {"rtmp": rtmp, "http": http, **await self._bind_tls()}
         self._crew.identity = self._identity
-        self._crew.start(self.rtmp_address.port, self.https_port)
+        self._crew.start(self.rtmp_address.port, self.https_port, self.rtmps_port)
         if not await self._crew.all_ready():
             raise StartError("the worker processes end as soon as they are started; see what they wrote above")
         for protocol, sockets in bound.items():

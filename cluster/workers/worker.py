@@ -60,7 +60,7 @@ class Worker:
         self._tls = None if boot.identity is None else ServerContexts(boot.identity)
         self.engine = Engine(
             boot.config, worker=boot.worker, rtmp_port=boot.rtmp_port, streams=self._list_streams,
-            elsewhere=self._elsewhere, https_port=boot.https_port,
+            elsewhere=self._elsewhere, https_port=boot.https_port, rtmps_port=boot.rtmps_port,
         )
         self.channel = Channel(sock, self._received, self._lost)
         self._asking = Asking(self.channel)

@@ -19,7 +19,8 @@ const player = new LivePlayer(video);
 let streams = []; // as listed by the server
 let reachable = null; // null until the first answer
 let rtmpPort = 1935;
-let selected = keyFromHash(); // "app/name" or null
+let rtmpsPort = 0;
+let { key: selected, shown } = readHash(); // "app/name" or null; what the viewer has to show for it, as "token=..."
 let choice = choiceFromQuery();
 let pollTimer = 0;
 
@@ -35,13 +36,16 @@ window.pyrtmp = Object.freeze({
 
 // ---- the address of the page -------------------------------------------------------------------------------------
 
-function keyFromHash() {
+/** `#app/name`, or `#app/name?token=...`: what stands behind `#` is in no server's log and in no Referer. */
+function readHash() {
+  const [path, ...query] = location.hash.slice(1).split("?");
   try {
-    const key = decodeURIComponent(location.hash.slice(1));
-    return /^[^/].*\/[^/]+$/.test(key) ? key : null;
+    const key = decodeURIComponent(path);
+    if (/^[^/].*\/[^/]+$/.test(key)) return { key, shown: query.join("?") };
   } catch {
-    return null; // a broken percent sequence
+    // a broken percent sequence
   }
+  return { key: null, shown: "" };
 }
 
 function choiceFromQuery() {
@@ -55,11 +59,18 @@ function hashOf(key) {
 
 function addresses(key) {
   const path = key.split("/").map(encodeURIComponent).join("/");
+  const query = shown ? `?${shown}` : "";
   return {
-    rtmp: `rtmp://${location.hostname}:${rtmpPort}/${path}`,
-    flv: `${location.origin}/${path}.flv`,
-    hls: `${location.origin}/${path}.m3u8`,
+    rtmp: `${rtmpBase()}/${path}${query}`,
+    flv: `${location.origin}/${path}.flv${query}`,
+    hls: `${location.origin}/${path}.m3u8${query}`,
   };
+}
+
+/** By TLS for those who came by TLS, where the server has it. */
+function rtmpBase() {
+  const secure = location.protocol === "https:" && rtmpsPort;
+  return secure ? `rtmps://${location.hostname}:${rtmpsPort}` : `rtmp://${location.hostname}:${rtmpPort}`;
 }
 
 // ---- the list ------------------------------------------------------------------------------------------------------
@@ -70,12 +81,13 @@ async function poll() {
   clearTimeout(pollTimer);
   try {
     // A node that does not have the stream fetches it for those who wait for it.
-    const waited = selected && player.state !== "playing" ? `?stream=${encodeURIComponent(selected)}` : "";
+    const waited = selected && player.state !== "playing" ? `?stream=${encodeURIComponent(selected)}&${shown}` : "";
     const response = await fetch(`/_page/streams.json${waited}`, { cache: "no-store", signal: AbortSignal.timeout(5000) });
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     const answer = await response.json();
     streams = answer.streams;
     rtmpPort = answer.rtmp_port;
+    rtmpsPort = answer.rtmps_port;
     reachable = true;
     $("version").textContent = `pyrtmp ${answer.version}`;
   } catch {
@@ -164,7 +176,7 @@ function follow() {
   const listed = streams.find((stream) => keyOf(stream) === selected);
   const { flv, hls } = addresses(selected);
   const target = { key: selected, flv, hls, video: listed?.video, audio: listed?.audio, kbps: listed?.kbps, live: Boolean(listed) };
-  if (player.stream?.key === selected) player.update(target);
+  if (player.stream?.key === selected && player.stream.flv === flv) player.update(target);
   else if (reachable !== null) player.open(target, choice);
   show();
 }
@@ -177,7 +189,7 @@ function showAddresses() {
     setAddress("url-flv", flv);
     setAddress("url-hls", hls);
   }
-  const server = `rtmp://${location.hostname}:${rtmpPort}/live`;
+  const server = `${rtmpBase()}/live`;
   setAddress("publish-server", server);
   setText("publish-ffmpeg", `ffmpeg -re -i video.mp4 -c:v libx264 -preset veryfast -g 60 -c:a aac -f flv ${server}/mystream`);
 }
@@ -250,9 +262,9 @@ player.addEventListener("ended", poll);
 setInterval(showStats, 1000);
 
 window.addEventListener("hashchange", () => {
-  const key = keyFromHash();
-  if (!key || key === selected) return;
-  selected = key;
+  const next = readHash();
+  if (!next.key || (next.key === selected && next.shown === shown)) return;
+  ({ key: selected, shown } = next);
   showList();
   follow();
 });

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -73,6 +73,8 @@ class Client(asyncio.Protocol):
 
     def __init__(self, url: RtmpUrl, limits: Limits | None = None) -> None:
         self.url = url
+        self.information: Mapping[str, Any] = {}
+        """What the server answered to connect."""
         self._session = ClientSession(limits or Limits())
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._events: deque[Event] = deque()
@@ -89,9 +91,12 @@ class Client(asyncio.Protocol):
     @classmethod
     async def connect(
         cls, url: str, *, timeout: float = 10.0, limits: Limits | None = None, tls: ssl.SSLContext | None = None,
-        **parameters: Any,
+        introduce: Callable[[bytes], Mapping[str, Any]] | None = None, **parameters: Any,
     ) -> Client:
-        """Connect, shake hands, ``connect`` to the application and create a message stream."""
+        """Connect, shake hands, ``connect`` to the application and create a message stream.
+
+        ``parameters`` join the command object, and those that ``introduce`` gives for ``Session.binding``.
+        """
         target = RtmpUrl.parse(url)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(timeout):
@@ -99,8 +104,10 @@ class Client(asyncio.Protocol):
             _, client = await loop.create_connection(lambda: cls(target, limits), target.host, target.port, ssl=context)
             try:
                 await client._until(HandshakeDone)
+                if introduce is not None:
+                    parameters |= introduce(client._session.binding)
                 client._session.connect(target.app, target.tc_url, **parameters)
-                await client._result()
+                client.information = _information(await client._result())
                 client._session.create_stream()
                 result = await client._result()
                 client._msid = int(result.values[1]) if len(result.values) > 1 else 1
@@ -206,6 +213,11 @@ class Client(asyncio.Protocol):
             self._transport.abort()
             await asyncio.shield(self._lost)
 
+    @property
+    def binding(self) -> bytes:
+        """See ``Session.binding``."""
+        return self._session.binding
+
     def abort(self) -> None:
         """Close without another byte."""
         self._transport.abort()
@@ -301,7 +313,7 @@ class Client(asyncio.Protocol):
             if isinstance(event, ResultReceived):
                 if event.ok:
                     return event
-                info = event.values[1] if len(event.values) > 1 and isinstance(event.values[1], dict) else {}
+                info = _information(event)
                 raise RefusedError(str(info.get("code", "NetConnection.Call.Failed")), str(info.get("description", "")))
 
     async def _started(self, code: str, timeout: float) -> StatusReceived:
@@ -313,3 +325,8 @@ class Client(asyncio.Protocol):
                         return event
                     if event.level == "error":
                         raise RefusedError(event.code, event.description)
+
+
+def _information(result: ResultReceived) -> dict[str, Any]:
+    values = result.values
+    return values[1] if len(values) > 1 and isinstance(values[1], dict) else {}

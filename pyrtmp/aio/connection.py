@@ -23,6 +23,7 @@ from pyrtmp.aio.sockets import GATHERED_BYTES, acknowledge_at_once, report_from,
 from pyrtmp.errors import PeerError, RefusedError
 from pyrtmp.hooks import DESCRIPTION_CHARS, DESCRIPTIONS, Hook, Request
 from pyrtmp.kin import STRANGER, Kin
+from pyrtmp.kinship import ASKS
 from pyrtmp.message import DATA_AMF0, Message
 from pyrtmp.names import StreamKey
 from pyrtmp.session import ServerSession
@@ -348,7 +349,13 @@ class Connection(asyncio.Protocol):
             name: text[:DESCRIPTION_CHARS] for name, text in texts.items() if text and isinstance(text, str)
         }
         self.agent = str(event.parameters.get("flashVer", ""))[:128]
-        self.kin = Kin.read(event.parameters)
+        kinship = self.server.kinship
+        self.kin, doubt = kinship.read(event.parameters, ASKS, self.session.binding)
+        greeting = None
+        if doubt:
+            self.server.doubted(self.id, self.address, doubt)
+        if doubt or self.kin.node:
+            greeting = kinship.greeting(Kin(node=self.server.node), not doubt, self.session.binding)
         abilities = event.parameters.get("capsEx")
         self.reconnects = isinstance(abilities, float) and 0 <= abilities < 2**32 and bool(int(abilities) & RECONNECT)
         unwelcome = self.server.unwelcome(self.kin)
@@ -356,11 +363,13 @@ class Connection(asyncio.Protocol):
             self._connect(RefusedError("NetConnection.Connect.Rejected", unwelcome))
             return
         request = Request(self.id, self.address, self.protocol, event.app, None, event.query, event.parameters)
-        self._decide(self.server.hooks.on_connect, request, self._connect)
+        self._decide(
+            self.server.hooks.on_connect, request, lambda refusal, _: self._connect(refusal, greeting)
+        )
 
     def _on_publish(self, event: PublishAsked) -> None:
         key = _key(event.name)
-        request = self._request(key, event.query)
+        request = self._request("publish", key, event.query)
         self._decide(
             self.server.hooks.on_publish, request,
             lambda refusal, instead: self.publishing.start(event, request, instead or key, refusal),
@@ -368,7 +377,7 @@ class Connection(asyncio.Protocol):
 
     def _on_play(self, event: PlayAsked) -> None:
         key = _key(event.name)
-        request = self._request(key, event.query)
+        request = self._request("play", key, event.query)
         self._decide(
             self.server.hooks.on_play, request,
             lambda refusal, instead: self.playing.start(event, request, instead or key, refusal),
@@ -413,8 +422,11 @@ class Connection(asyncio.Protocol):
         ConnectionClosed: _on_closed,
     }
 
-    def _request(self, key: StreamKey, query: str) -> Request:
-        return Request(self.id, self.address, self.protocol, self.app, key, query or self.query, self.descriptions)
+    def _request(self, action: str, key: StreamKey, query: str) -> Request:
+        return Request(
+            self.id, self.address, self.protocol, self.app, key, query or self.query, self.descriptions,
+            self.server.kinship.admitted_by(self.kin, action, key),
+        )
 
     # Decisions: hooks may take their time, everybody else goes on
 
@@ -470,10 +482,10 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         self.flush()
 
-    def _connect(self, refusal: RefusedError | None, instead: StreamKey | None = None) -> None:
+    def _connect(self, refusal: RefusedError | None, greeting: dict[str, Any] | None = None) -> None:
         self._since = monotonic()
         if refusal is None:
-            self.session.accept_connect()
+            self.session.accept_connect(greeting)
             return
         self.session.refuse_connect(refusal.code, str(refusal))
         self.refused("connect", self.app, refusal)

@@ -22,6 +22,7 @@ from pyrtmp.hooks import Hooks
 from pyrtmp.hub import Hub
 from pyrtmp.journal import Journal, LoggingJournal
 from pyrtmp.kin import STRANGER, Kin
+from pyrtmp.kinship import Kinship
 from pyrtmp.names import StreamKey
 from pyrtmp.networks import Networks
 from pyrtmp.refusals import Refusal, Refusals
@@ -101,9 +102,12 @@ class Server:
         proxy_from: Collection[str] = (),
         tick: float = 1.0,
         node: str = "",
+        kinship: Kinship | None = None,
     ) -> None:
         self.node = node
         """What it is called among servers that pass streams on to each other (``pyrtmp.kin``)."""
+        self.kinship = kinship or Kinship()
+        """How those know each other."""
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
         self.hooks = hooks or Hooks()
@@ -269,6 +273,11 @@ class Server:
     def remember_refusal(self, what: str, address: str, name: str, code: str, why: str) -> None:
         """For whoever asks why ``name`` does not work; see ``Refusal``."""
         self.refusals.note(name, Refusal(what, address, code, why, time()))
+
+    def doubted(self, id: str, address: str, why: str) -> None:
+        """Count and log what a client said of itself as a node, and did not prove; ``id`` is the client's."""
+        self.counters.refused["kin_unproven"] += 1
+        self.journal.warning("kin_unproven", conn=id, address=address, why=why)
 
     def viewer_failed(self, cause: str, kin: Kin = STRANGER) -> None:
         """Count a viewer that did not get what it asked for, or not to its end; another node is none.

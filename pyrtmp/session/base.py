@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Any, Final
 
 from pyrtmp import amf, control
@@ -66,6 +67,8 @@ class Session:
         self._announced = 0  # the window last announced to the peer
         self._transaction = 0
         self._amf3 = False  # the form of the peer's last command, which answers take
+        self.binding = b""
+        """SHA-256 of C1 and S1, once the handshake is done: names this connection, and is known to both its ends."""
         self.peer_acknowledged = 0
         """Bytes the peer said it has received, modulo 2^32."""
         self.dropped_media = 0
@@ -131,6 +134,7 @@ class Session:
         if not handshake.done:
             return []
         self._handshake = None
+        self.binding = sha256(handshake.packets).digest()
         self._handshake_done()
         return [HandshakeDone(), *self._process(self._reader.feed(handshake.rest))]
 

@@ -90,8 +90,11 @@ class ServerSession(Session):
 
     # Questions and their answers
 
-    def accept_connect(self) -> None:
-        """Answer connect with success: windows, chunk size, ``NetConnection.Connect.Success``."""
+    def accept_connect(self, more: Mapping[str, Any] | None = None) -> None:
+        """Answer connect with success: windows, chunk size, ``NetConnection.Connect.Success``.
+
+        ``more`` goes into its information (``pyrtmp.kin``).
+        """
         self._answer(states.Connection.CONNECTED)
         self._announce_window(WINDOW)
         self._send(control.set_peer_bandwidth(WINDOW), CONTROL_CSID)
@@ -108,6 +111,8 @@ class ServerSession(Session):
             info["videoFourCcInfoMap"] = {"*": _CAN_FORWARD}
             info["audioFourCcInfoMap"] = {"*": _CAN_FORWARD}
             info["capsEx"] = CAPS_EX | RECONNECT
+        if more:
+            info |= more
         self._send_command(
             COMMAND_CSID, 0, "_result", self._connect_transaction,
             {"fmsVer": "FMS/3,5,7,7009", "capabilities": 31, "mode": 1}, info, amf3=self._amf3,

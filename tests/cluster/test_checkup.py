@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.checkup import Finding, Machine, examine
+from cluster.checkup import Finding, Machine, _kin, examine
 from cluster.cli import main
 from cluster.config import Config, load
 from config.ports import free_ports
@@ -97,6 +97,20 @@ async def test_other_machines(
         code = await asyncio.to_thread(main, ["doctor", *options, "--set=node.workers=0", f"--set=node.id={name}"])
         said = capsys.readouterr().out
         assert ".listen" not in said and code == 0, said
+
+
+async def test_links_that_strangers_reach(machine: Callable[..., Machine]) -> None:
+    def kin(*more: str) -> list[str]:
+        return [each.about for each in _kin(settings("node.role=edge", *more), here)]
+
+    here = machine()
+    assert kin("edge.origins=10.0.0.1:1935,origin.internal:1935") == []
+    for public in ("8.8.8.8:1935", "rtmps://origin.example.org:1936", "10.0.0.1:1935,https://origin.example.org"):
+        assert kin(f"edge.origins={public}") == ["node.secret"]
+        assert kin(f"edge.origins={public}", f"node.secret={'s' * 32}") == []
+    registry = "registry.url=redis://10.0.0.9"
+    assert kin(registry, "node.advertise=8.8.8.8:1935") == ["node.secret"]
+    assert kin(registry, "node.advertise=10.0.0.1:1935") == []
 
 
 @MISSING

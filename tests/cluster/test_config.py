@@ -428,6 +428,8 @@ def test_mistakes_of_a_file(tmp_path: Path, statement: str, key: str, reason: st
         (("rtmp.listen=127.0.0.1:8080",), "rtmp.listen", "http.listen (0.0.0.0:8080) cannot be open together"),
         (("api.listen=0.0.0.0:1985",), "api.listen", "that needs api.token or api.token_file"),
         (("api.token=a", "api.token_file=b"), "api.token_file", "only one of them may be"),
+        ((f"node.secret={'s' * 31}",), "node.secret", "secrets of 32 or more printable ASCII characters"),
+        ((f"node.secret={'s' * 32} short",), "node.secret", "secrets of 32 or more printable ASCII characters"),
     ],
 )
 def test_contradictions(overrides: tuple[str, ...], key: str, reason: str) -> None:
@@ -756,7 +758,7 @@ def test_every_option_either_waits_or_follows() -> None:
     }
     assert set(options()) >= RESTART
     assert {name for name in options() if name.startswith(("node.", "rtmp.")) and name not in RESTART} == {
-        "node.drain_seconds", "rtmp.proxy_from"
+        "node.drain_seconds", "node.secret", "node.secret_file", "rtmp.proxy_from"
     }
 
 

@@ -98,7 +98,7 @@ async def test_the_page_lists_what_it_is_given() -> None:
         async with aiohttp.ClientSession() as http, http.get(f"{address}/_page/streams.json") as response:
             page = await response.json()
         await engine.close()
-        assert page == {"streams": expected, "rtmp_port": 1937, "version": VERSION}
+        assert page == {"streams": expected, "rtmp_port": 1937, "rtmps_port": 0, "version": VERSION}
 
 
 async def test_other_settings(engine: Engine) -> None:

@@ -305,7 +305,9 @@ class Browser:
         self._reader = asyncio.create_task(self._read())
 
     @contextlib.asynccontextmanager
-    async def open(self, url: str, *, width: int = 1280, height: int = 800, dark: bool = False) -> AsyncIterator[Page]:
+    async def open(
+        self, url: str, *, width: int = 1280, height: int = 800, dark: bool = False, any_certificate: bool = False
+    ) -> AsyncIterator[Page]:
         """Opens a tab for the length of the block, which begins when the page's scripts have run."""
         target = (await self._call("Target.createTarget", {"url": "about:blank"}))["targetId"]
         attached = await self._call("Target.attachToTarget", {"targetId": target, "flatten": True})
@@ -314,6 +316,7 @@ class Browser:
         try:
             for domain in ("Page", "Runtime", "Log", "Network"):
                 await session.call(f"{domain}.enable")
+            await session.call("Security.setIgnoreCertificateErrors", ignore=any_certificate)
             await page.resize(width, height, dark=dark)
             await session.call("Page.addScriptToEvaluateOnNewDocument", source=FIRST_FRAME)
             await session.call("Page.navigate", url=url)

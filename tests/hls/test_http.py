@@ -335,7 +335,7 @@ async def test_the_list(make_bench: Any) -> None:
     answer = await bench.get("/_page/streams.json")
     assert answer.status == 200 and answer.headers["cache-control"] == "no-store"
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
-    assert json.loads(answer.body) == {"streams": [stream], "rtmp_port": 1936, "version": "1.2"}
+    assert json.loads(answer.body) == {"streams": [stream], "rtmp_port": 1936, "rtmps_port": 0, "version": "1.2"}
 
 
 async def test_the_list_may_be_awaited(make_bench: Any) -> None:

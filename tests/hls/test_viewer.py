@@ -15,7 +15,7 @@ import pytest
 from pyrtmp.aio.client import Client
 from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Hooks
-from pyrtmp.kin import STRANGER, Kin
+from pyrtmp.kin import STRANGER, Kin, parse_header
 from pyrtmp.message import Message
 from pyrtmp.names import StreamKey
 from pyrtmp.settings import StreamSettings, Timeouts
@@ -290,7 +290,7 @@ async def test_another_node_is_told_where_the_stream_comes_from(make_bench: Any,
         assert status == 200 and fields.items() >= HEAD.items()
         told = bench.server.hub.find("live", "cam").told
         said = Kin("origin", ("encoder", "origin"), "L", birth=told) if headers is NODE else STRANGER
-        assert told and Kin.read_header(fields.get("x-pyrtmp-kin")) == said
+        assert told and Kin.read(parse_header(fields.get("x-pyrtmp-kin"))) == said
         writer.close()
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrtmp import amf
-from pyrtmp.kin import ENTRY, MAX_HEADER, MAX_HOPS, STRANGER, Kin
+from pyrtmp.kin import ENTRY, MAX_HEADER, MAX_HOPS, STRANGER, Kin, parse_header
+from pyrtmp.kinship import Kinship
 
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
 ANYTHING = st.recursive(
@@ -37,9 +38,9 @@ def test_what_is_said_is_read_also_over_the_wire(kin: Kin) -> None:
     )
 )
 def test_what_is_said_in_a_header_is_read(kin: Kin) -> None:
-    text = kin.header()
+    text = Kinship().ask(kin)
     assert text.isascii() and text.isprintable() and len(text) <= MAX_HEADER // 2
-    assert Kin.read_header(text) == kin
+    assert Kin.read(parse_header(text)) == kin
 
 
 JSON = st.recursive(
@@ -51,7 +52,7 @@ JSON = st.recursive(
 
 @given(st.text(max_size=80) | JSON.map(json.dumps))
 def test_nothing_that_a_header_says_does_harm(text: str) -> None:
-    kin = Kin.read_header(text)
+    kin = Kin.read(parse_header(text))
     assert Kin.read(kin.entry()) == kin
 
 
@@ -60,11 +61,11 @@ def test_nothing_that_a_header_says_does_harm(text: str) -> None:
     [None, "", "{", "[]", "1", "\udcff", "[" * MAX_HEADER, '{"node":' * 200, '{"node": "a"' + " " * MAX_HEADER + "}"],
 )
 def test_a_header_that_cannot_be_read_is_a_strangers(text: str | None) -> None:
-    assert Kin.read_header(text) == STRANGER
+    assert Kin.read(parse_header(text)) == STRANGER
 
 
 def test_no_name_ends_a_header() -> None:
-    assert "\n" not in Kin(node="a\r\nSet-Cookie: x", lineage="\n\u2028\0").header()
+    assert "\n" not in Kinship().ask(Kin(node="a\r\nSet-Cookie: x", lineage="\n\u2028\0"))
 
 
 @given(

@@ -18,7 +18,7 @@ from cluster.publish import publish
 from hls.http import ViewerSite
 from hls.settings import HlsSettings
 from pyrtmp import Hooks, RefusedError, Request, StreamSettings
-from tests.cluster.edge.nodes import GOP, Edge, Nodes, coded, ended, plays
+from tests.cluster.edge.nodes import CAM, GOP, Edge, Nodes, coded, ended, plays
 from tests.pyrtmp.aio.net import eventually, number_of
 
 TOKEN = "token=a%2Fb&x=1"
@@ -121,6 +121,17 @@ async def test_flv_players_tokens_go_up(nodes: Nodes) -> None:
         assert response.status == 200 and await response.content.readexactly(3) == b"FLV"
         assert [door.asked for door in doors] == [[TOKEN], [TOKEN]]
     await middle.server.close()
+
+
+async def test_what_the_page_shows_for_a_stream_goes_up(nodes: Nodes) -> None:
+    door = Door()
+    origin = await nodes.origin(hooks=door.hooks)
+    edge = await nodes.edge(origin)
+    source = await nodes.source(origin)
+    await source.pictures(GOP)
+    async with serving(edge) as site:
+        assert (await site.get(f"/_page/streams.json?stream=live/cam&{TOKEN}"))[0] == 200
+        assert door.asked == [TOKEN] and edge.server.hub.is_live(CAM)
 
 
 @pytest.mark.parametrize("path", ["/live/clip.m3u8", "/live/clip/index.m3u8"])

@@ -94,7 +94,7 @@ def test_the_configuration_is_taken_from_the_supervisor_only() -> None:
     config = load(None, ["node.workers=3"], {})
     boot, configure = Boot(1, 2, 1935, config), Configure(config)
     identity = Identity(b"chain", b"key", b"", ("localhost",), 0.0, 1.0)
-    for message in (boot, configure, Boot(1, 2, 1935, config, identity, 443), Configure(config, identity)):
+    for message in (boot, configure, Boot(1, 2, 1935, config, identity, 443, 1936), Configure(config, identity)):
         data = encode(message)
         assert decode_trusted(memoryview(data)) == message
         with pytest.raises(ValueError, match="no such message"):
