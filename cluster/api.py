@@ -3,7 +3,7 @@ the console that asks it.
 
 Field names follow the HTTP API of SRS where it has them (``recv_30s``, ``live_ms``); what SRS does not have is added.
 Every answer but the metrics is JSON, errors too: ``{"code": 404, "error": "...", "server": ...}``; ``code`` is 0 when
-all is well.
+all is well.  Who may not ask is told ``code`` and ``error`` only.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import hmac
-import ipaddress
 import json
 import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from time import monotonic
@@ -29,7 +28,9 @@ from aiohttp.typedefs import Handler
 
 from cluster.access.asking import Action, Credentials
 from cluster.access.gate import Gate
+from cluster.access.throttle import Throttle
 from cluster.api_cluster import ClusterApi
+from cluster.api_connection import HEADERS, ApiConnection
 from cluster.api_console import Console
 from cluster.api_explain import ExplainApi
 from cluster.config import AccessSettings
@@ -42,14 +43,13 @@ from cluster.openapi import PATH as OPENAPI_PATH
 from cluster.openapi import answers, document
 from cluster.reports import Numbers, merge, resident_bytes
 from cluster.tls.identity import Identity
+from hls.hosts import Hosts, is_address
 from pyrtmp.aio.handshakes import Handshakes
 from pyrtmp.aio.listener import Listener, bind
 from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.counters import Counters
 from pyrtmp.stream import State
 
-_KEEPALIVE_SECONDS: Final = 15.0
-"""A connection that asks nothing for so long is closed; also one that never asked."""
 _HANDSHAKE_SECONDS: Final = 5.0
 """Longest time for a TLS handshake."""
 _MAX_BODY_BYTES: Final = 1024
@@ -60,17 +60,20 @@ _MAX_CONNECTIONS: Final = 256
 _OPEN_PATHS: Final = ("/healthz", "/readyz")
 """Asked by balancers and container runtimes, which carry no token and may call this host by any name."""
 
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "pyrtmp"}
-
 _PERMISSION: Final = (
     'this needs the header "Authorization: Bearer TOKEN" with the token of api.token, or what access.rules ask for'
 )
+_NOT_CALLED_SO: Final = "this server is not called by that name (api.hosts)"
+_BY_ADDRESS: Final = "ask by address or as localhost, not by name, unless api.hosts has it"
 _CHALLENGES: Final[dict[type[web.HTTPException], dict[str, str]]] = {
     web.HTTPUnauthorized: {"WWW-Authenticate": 'Bearer realm="pyrtmp"'},
     web.HTTPTooManyRequests: {"Retry-After": "10"},
 }
 
 _log = structlog.get_logger(__name__)
+
+_ADMITTED: Final = web.RequestKey("admitted", bool)
+"""Of a request that may be answered."""
 
 _KEPT: Final = ("Allow", "Retry-After", "WWW-Authenticate")
 """Header fields of an error that stay with it."""
@@ -82,7 +85,9 @@ _CODEC_NAMES: Final = {"h264": "H264", "hevc": "HEVC", "aac": "AAC", "mp3": "MP3
 class Api:
     """The API of one node.  Whoever has the ``token`` may do everything; of others ``gate`` decides where a rule is
     about the API, and where none is, they may do everything if ``token`` is "".  Without ``neighbours`` it knows of no
-    other nodes.  Refusals are counted in ``counters``.  ``https_port``: where viewers come in with TLS, or 0."""
+    other nodes.  Refusals are counted in ``counters``.  ``hosts`` are the names that it answers to, none: see
+    ``ApiSettings.hosts``; ``local``: only this machine can reach it.  ``requests_per_minute`` are taken from one
+    address (0: any number).  ``https_port``: where viewers come in with TLS, or 0."""
 
     def __init__(
         self,
@@ -96,11 +101,17 @@ class Api:
         counters: Counters | None = None,
         certificate: Callable[[], Identity | None] = lambda: None,
         https_port: Callable[[], int] = lambda: 0,
+        hosts: Collection[str] = (),
+        requests_per_minute: int = 0,
+        local: bool = False,
     ) -> None:
         self._fleet = fleet
         self._metrics = Metrics(version=version, node=node)
         self._version = version
         self._token = token.encode()
+        self._hosts = Hosts(hosts)
+        self._local = local
+        self._rate = Throttle(requests_per_minute)
         self._gate = gate or Gate(AccessSettings())
         self._counters = counters or Counters()
         self._common = {"server": node, "service": f"pyrtmp-{os.getpid()}", "pid": str(os.getpid())}
@@ -138,7 +149,7 @@ class Api:
             ]
         )
         self._runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=_KEEPALIVE_SECONDS, handler_cancellation=True, shutdown_timeout=1.0
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0
         )
         self._listener: asyncio.Server | None = None
         self._secure: list[Listener] = []
@@ -171,15 +182,17 @@ class Api:
         await self._runner.cleanup()
         await self._gate.close()
 
-    def configure(self, *, token: str) -> None:
+    def configure(self, *, token: str, hosts: Collection[str] = (), requests_per_minute: int = 0) -> None:
         """Ask for another token from the next request on; "" asks for none."""
         self._token = token.encode()
+        self._hosts = Hosts(hosts)
+        self._rate.per_minute = requests_per_minute
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._runner.server
         if server is None or len(server.connections) >= _MAX_CONNECTIONS:
             return _TurnedAway()
-        return server()
+        return ApiConnection(server, self._counters)
 
     def _accept_with_tls(self, tls: ssl.SSLContext, sock: socket.socket, address: str) -> None:
         if len(self._handshakes) >= _MAX_CONNECTIONS:
@@ -199,19 +212,35 @@ class Api:
             if error.status in _REASONS and (not error.text or error.text.startswith(f"{error.status}:")):
                 reason = _REASONS[error.status]
             kept = {name: error.headers[name] for name in _KEPT if name in error.headers}
-            return self._json({"code": error.status, "error": reason}, error.status, kept)
+            told = {"code": error.status, "error": reason}
+            return self._json(told, error.status, kept, common=_ADMITTED in request)
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in _OPEN_PATHS or Console.covers(request):
+        if request.path in _OPEN_PATHS:
+            return await handler(request)
+        if not self._rate.admits(request.remote or "unix"):
+            self._counters.refused["api_rate"] += 1
+            raise web.HTTPTooManyRequests(text="too many requests from this address", headers={"Retry-After": "1"})
+        self._check_host(request)
+        if Console.covers(request):
             return await handler(request)
         await self._check_permission(request)
+        request[_ADMITTED] = True
         if request.method == "POST" and request.content_type != "application/json":
             # Any web page may have a browser on this machine post a form here, but for JSON, as for DELETE, the browser
             # first asks with OPTIONS whether the page may; nothing here says yes.
             if request.match_info.http_exception is None:
                 raise web.HTTPUnsupportedMediaType(text='this needs the header "Content-Type: application/json"')
         return await handler(request)
+
+    def _check_host(self, request: web.Request) -> None:
+        """Raises ``HTTPException`` for who asks by a name that is not this server's."""
+        host = request.headers.get("Host", "")
+        if self._hosts and host not in self._hosts:
+            raise self._refusal(request, "host", "asked by another name", web.HTTPMisdirectedRequest, _NOT_CALLED_SO)
+        if not self._hosts and self._local and Console.covers(request) and not is_address(host):
+            raise self._refusal(request, "host", "asked by a name", web.HTTPForbidden, _BY_ADDRESS)
 
     async def _check_permission(self, request: web.Request) -> None:
         """Raises ``HTTPException`` for who may not ask this."""
@@ -235,9 +264,9 @@ class Api:
                 raise self._refusal(request, verdict.reason, verdict.detail, kind)
             if shown:
                 return
-        if not _is_local_name(request.host):
+        if not self._hosts and not is_address(request.headers.get("Host", "")):
             # A web page elsewhere may give this machine a name of its own (DNS rebinding) and have a browser ask.
-            raise web.HTTPForbidden(text="who shows no token asks the API by address or as localhost, not by name")
+            raise self._refusal(request, "host", "asked by a name", web.HTTPForbidden, _BY_ADDRESS)
 
     def _is_token(self, authorization: str) -> bool:
         scheme, _, token = authorization.partition(" ")
@@ -245,7 +274,7 @@ class Api:
         return scheme.lower() == "bearer" and hmac.compare_digest(given, self._token)
 
     def _refusal(
-        self, request: web.Request, reason: str, detail: str, kind: type[web.HTTPException]
+        self, request: web.Request, reason: str, detail: str, kind: type[web.HTTPException], told: str = _PERMISSION
     ) -> web.HTTPException:
         """Counted and logged."""
         self._counters.refused[reason] += 1
@@ -253,16 +282,18 @@ class Api:
             "refused", address=request.remote or "unix", what=f"api {request.method}", name=request.path,
             why=detail or reason,
         )
-        return kind(text=_PERMISSION, headers=_CHALLENGES.get(kind, {}))
+        return kind(text=told, headers=_CHALLENGES.get(kind, {}))
 
     def _json(
-        self, fields: Mapping[str, object], status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
+        self, fields: Mapping[str, object], status: int = HTTPStatus.OK, headers: dict[str, str] | None = None, *,
+        common: bool = True,
     ) -> web.Response:
+        about = self._common if common else {}
         return web.Response(
-            body=json.dumps({"code": 0, **self._common, **fields}, default=_plain).encode() + b"\n",
+            body=json.dumps({"code": 0, **about, **fields}, default=_plain).encode() + b"\n",
             status=status,
             content_type="application/json",
-            headers={**_HEADERS, **(headers or {})},
+            headers={**HEADERS, **(headers or {})},
         )
 
     # Health
@@ -290,7 +321,7 @@ class Api:
     # About the API and the node
 
     async def _get_openapi(self, request: web.Request) -> web.Response:
-        return web.json_response(document(), headers=_HEADERS)
+        return web.json_response(document(), headers=HEADERS)
 
     async def _get_version(self, request: web.Request) -> web.Response:
         numbers = [int(part) if part.isdecimal() else 0 for part in (*self._version.split("."), "0", "0")][:3]
@@ -439,16 +470,6 @@ def _page(request: web.Request) -> tuple[int, int]:
             raise web.HTTPBadRequest(text=f"{name} should be a number from 0 to {highest}")
         numbers.append(int(text))
     return numbers[0], numbers[1]
-
-
-def _is_local_name(host: str) -> bool:
-    """Whether a Host header holds an address or ``localhost``, not a name that somebody gave this machine."""
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name.lower() == "localhost"
-    return True
 
 
 def _plain(value: object) -> object:

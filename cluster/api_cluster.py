@@ -48,6 +48,7 @@ class ClusterApi:
         return {
             "stress": self._neighbours.stress,
             "registry": self._registry(),
+            "http_prefix": self._neighbours.prefix,
             "nodes": [_node(each) for each in self._neighbours.nodes()],
             "pulls": now.pulls,
             "forwards": now.forwards,
@@ -79,7 +80,7 @@ class ClusterApi:
             node = await self._neighbours.place(key, kind)
         except NobodyError as error:
             raise web.HTTPServiceUnavailable(text=str(error), headers={"Retry-After": "1"}) from None
-        return self._answer(urls(node, key))
+        return self._answer(urls(node, key, self._neighbours.prefix))
 
     def _registry(self) -> answers.Registry | None:
         facts = self._neighbours.registry

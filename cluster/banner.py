@@ -13,7 +13,7 @@ _ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 def banner(
     *, version: str, rtmp: Address, http: Address, api: Address, demo: bool, rtmps: Address | None = None,
-    https: Address | None = None, api_tls: bool = False,
+    https: Address | None = None, api_tls: bool = False, prefix: str = "",
 ) -> str:
     """The text, without a newline at its end."""
     rtmp_host = _name(rtmp) if rtmp.port == 1935 else reachable(rtmp)  # 1935 is what clients assume
@@ -26,11 +26,11 @@ def banner(
         *([] if rtmps is None else [f"    or, with TLS rtmps://{reachable(rtmps)}/live"]),
         "    Stream Key   mystream",
         "",
-        f"  Watch          http://{http_host}/",
-        *([] if https is None else [f"                 https://{reachable(https)}/"]),
+        f"  Watch          http://{http_host}{prefix}/",
+        *([] if https is None else [f"                 https://{reachable(https)}{prefix}/"]),
     ]
     if demo:
-        lines.append(f"                 http://{http_host}/#live/demo  (the moving test picture)")
+        lines.append(f"                 http://{http_host}{prefix}/#live/demo  (the moving test picture)")
     scheme = "https" if api_tls else "http"
     lines.append(f"  Console        {scheme}://{reachable(api)}/")
     lines.append(f"  API            {scheme}://{reachable(api)}/api/v1/streams")

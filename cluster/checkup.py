@@ -9,12 +9,14 @@ import ipaddress
 import os
 import resource
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from cluster.bandwidth import measure
 from cluster.config import Address, Config
 from cluster.tls.client import Outgoing, Trust
 
@@ -27,6 +29,8 @@ _SPARE_DESCRIPTORS: Final = 256
 """Beside those of connections: logs of streams, workers, the API."""
 _LEAST_MEMORY: Final = 512 * 1024 * 1024
 _LEAST_BACKLOG: Final = 1024
+_LEAST_BITS: Final = 20e6
+"""Per second, from another node: a few streams of 5 Mbit/s."""
 _SOON: Final = 14 * 86400.0
 """Seconds before its end that a certificate should have been replaced."""
 _UNSYNCHRONISED: Final = 5
@@ -87,6 +91,10 @@ async def examine(config: Config, machine: Machine | None = None, *, running: bo
     for found in await asyncio.gather(_registry(config), *_peers(config)):
         if found is not None:
             yield found
+    for setting, base, tls in await _measurable(config):  # one after the other: they share this machine's line
+        slow = _slow(setting, base, await measure(base, tls))
+        if slow is not None:
+            yield slow
 
 
 # This machine
@@ -300,3 +308,41 @@ async def _peer(setting: str, host: str, port: int, scheme: str, tls: Outgoing) 
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         return Finding("problem", setting, f"{place}: {reason}", "Does a node run there, under that address and port?")
     return None
+
+
+async def _measurable(config: Config) -> list[tuple[str, str, ssl.SSLContext | None]]:
+    """Origins of which the address for viewers is known: where, what their paths begin with, what verifies them."""
+    found: dict[str, tuple[str, ssl.SSLContext | None]] = {}
+    tls = Outgoing(Trust(config.tls.ca, config.tls.client_certificate, config.tls.client_key))
+    for each in config.edge.origins:
+        if each.scheme in ("http", "https"):
+            found[str(each)] = "edge.origins", tls() if each.scheme == "https" else None
+    if config.node.role == "edge" and config.registry.url is not None:
+        for http in await _origins_in_registry(config):
+            found[f"http://{http}{config.http.prefix}"] = "registry.url", None
+    return [(setting, base, context) for base, (setting, context) in found.items()]
+
+
+async def _origins_in_registry(config: Config) -> list[str]:
+    from cluster.registry import RegistryError, connect
+
+    registry = connect(config.registry.secret, config.registry.key_prefix)
+    try:
+        async with asyncio.timeout(2 * CONNECT_SECONDS):
+            await registry.open()
+            nodes = await registry.nodes()
+    except (RegistryError, TimeoutError):
+        return []  # which has been told
+    finally:
+        await registry.close()
+    return [each.http for each in nodes if each.role == "origin" and each.http and each.id != config.node.id]
+
+
+def _slow(setting: str, base: str, bits: float | None) -> Finding | None:
+    if bits is None or bits >= _LEAST_BITS:
+        return None
+    return Finding(
+        "warning", setting, f"{bits / 1e6:.1f} Mbit/s come from {base}",
+        "Each stream that is watched here comes over that line once: fetch from a nearer node (node.group), or have "
+        "fewer or smaller streams.",
+    )

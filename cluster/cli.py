@@ -201,7 +201,7 @@ def _announce(node: Lifecycle, demo: bool) -> None:
     print(
         banner(
             version=VERSION, rtmp=node.rtmp_address, http=node.http_address, api=node.api_address, demo=demo,
-            rtmps=node.rtmps_address, https=node.https_address, api_tls=node.api_tls,
+            rtmps=node.rtmps_address, https=node.https_address, api_tls=node.api_tls, prefix=node.prefix,
         ),
         flush=True,
     )

@@ -103,6 +103,8 @@ class Engine:
             journal=structlog.get_logger("rtmp"),
             max_connections=limits.max_connections,
             max_connections_per_address=limits.max_connections_per_address,
+            max_streams=limits.max_streams,
+            max_viewers_per_stream=limits.max_viewers_per_stream,
             proxy_from=config.rtmp.proxy_from,
             node=config.node.id,
             kinship=Kinship(config.node.secrets),
@@ -202,6 +204,8 @@ class Engine:
             feeds=feeds,
             elsewhere=self._send_elsewhere,
             https_port=self._redirect_port(self.config),
+            prefix=self.config.http.prefix,
+            hosts=self.config.http.hosts,
         )
         self._site.hls.made = lambda key, entry: self.callbacks.segment_made(
             key, Segment(name=entry.name, duration=entry.duration, sequence=entry.sequence)
@@ -368,6 +372,8 @@ class Engine:
             timeouts=config.timeouts,
             max_connections=limits.max_connections,
             max_connections_per_address=limits.max_connections_per_address,
+            max_streams=limits.max_streams,
+            max_viewers_per_stream=limits.max_viewers_per_stream,
             proxy_from=config.rtmp.proxy_from,
         )
         if self._site is not None:
@@ -376,6 +382,8 @@ class Engine:
                 cors_origins=config.http.cors_origins,
                 trust_forwarded_from=config.http.trust_forwarded_from,
                 https_port=self._redirect_port(config),
+                prefix=config.http.prefix,
+                hosts=config.http.hosts,
             )
         self.server.kinship.configure(config.node.secrets)
         self._tls.configure(_trust(config))

@@ -74,7 +74,7 @@ class Lifecycle(ABC):
                 raise StartError(f"tls.{error.setting}: {error}") from None
             self._tls = ServerContexts(self._keeper.identity)
         self._boot = secrets.token_hex(8)
-        self._neighbours = Neighbours(self._record, busy=self._busy)
+        self._neighbours = Neighbours(self._record, busy=self._busy, prefix=config.http.prefix)
 
     def obey_signals(self) -> None:
         """SIGTERM and SIGINT stop the node, SIGHUP reloads its settings.  Call before ``start``: whoever sees the
@@ -125,7 +125,10 @@ class Lifecycle(ABC):
             self._keeper.configure(_files(self._config))
         if done.changed:
             if self._api is not None:
-                self._api.configure(token=self._config.api.secret)
+                self._api.configure(
+                    token=self._config.api.secret, hosts=self._config.api.hosts,
+                    requests_per_minute=self._config.api.requests_per_minute,
+                )
                 self._callbacks.configure(self._config.callbacks)
                 self._gate.configure(self._config.access, more=self._callbacks.checks)
             self._configure(self._config)
@@ -153,7 +156,8 @@ class Lifecycle(ABC):
         config = self._config
         self._api = Api(
             fleet, node=config.node.id, version=VERSION, token=config.api.secret, neighbours=self._neighbours,
-            gate=self._gate, counters=counters, certificate=lambda: self._identity,
+            gate=self._gate, counters=counters, certificate=lambda: self._identity, hosts=config.api.hosts,
+            requests_per_minute=config.api.requests_per_minute, local=config.api.listen.is_loopback,
             https_port=lambda: self.https_port,
         )
         tls = self._tls.api if self._tls is not None and config.api.tls else None
@@ -259,6 +263,11 @@ class Lifecycle(ABC):
     def https_port(self) -> int:
         """Of ``https_address``, or 0."""
         return 0 if self.https_address is None else self.https_address.port
+
+    @property
+    def prefix(self) -> str:
+        """What viewers' paths begin with, or ""."""
+        return self._config.http.prefix
 
     @property
     def api_tls(self) -> bool:

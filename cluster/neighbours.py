@@ -24,9 +24,13 @@ class RegistryFacts:
 
 
 class Neighbours:
-    """``record``: this node as of now.  ``busy``: whether it turns newcomers away."""
+    """``record``: this node as of now.  ``busy``: whether it turns newcomers away.  ``prefix``: what viewers' paths
+    begin with, at all nodes."""
 
-    def __init__(self, record: Callable[[], NodeRecord], *, busy: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, record: Callable[[], NodeRecord], *, busy: Callable[[], bool] = lambda: False, prefix: str = ""
+    ) -> None:
+        self.prefix = prefix
         self.sources: SourceManager | None = None
         """Once this node is known to others."""
         self._record = record

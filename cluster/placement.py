@@ -100,9 +100,9 @@ class Placement:
         return node.group != self._group, round(stress, 6), self._recent.last(node.id), spread(key, node.id)
 
 
-def urls(node: NodeRecord, key: StreamKey) -> PlaceAnswer:
-    """Where to publish or play a stream at a node."""
-    http = f"http://{node.http}/{key}" if node.http else None
+def urls(node: NodeRecord, key: StreamKey, prefix: str = "") -> PlaceAnswer:
+    """Where to publish or play a stream at a node; ``prefix``: what paths begin with there."""
+    http = f"http://{node.http}{prefix}/{key}" if node.http else None
     return {
         "node": node.id,
         "rtmp": f"{'' if '://' in node.rtmp else 'rtmp://'}{node.rtmp}/{key}",

@@ -39,6 +39,7 @@ class Audience:
         self._left = left
         self._members: dict[tuple[StreamKey, str, str], Watched] = {}
         self._swept = 0.0
+        self._watching: Counter[StreamKey] = Counter()
         self.bytes_out: Counter[StreamKey] = Counter()
         self.requests = 0
 
@@ -50,6 +51,7 @@ class Audience:
         new = watched is None
         if watched is None and len(self._members) < MAX_MEMBERS:
             watched = self._members[member] = Watched(now, now)
+            self._watching[key] += 1
         if watched is not None:
             watched.seen = now
             watched.requests += 1
@@ -70,6 +72,13 @@ class Audience:
         self._sweep(monotonic())
         return list(self._members)
 
+    def watching(self, key: StreamKey) -> int:
+        """Players of a stream, without a look at each of them: some may have left a moment ago."""
+        now = monotonic()
+        if now - self._swept > self.seconds / 2:
+            self._sweep(now)
+        return self._watching[key]
+
     def viewers(self) -> Counter[StreamKey]:
         """Players by stream."""
         return Counter(member[0] for member in self.members())
@@ -80,5 +89,6 @@ class Audience:
         for member, each in gone:
             del self._members[member]
             self._left(*member, each)
-        watched = {member[0] for member in self._members}
+        self._watching = Counter(member[0] for member in self._members)
+        watched = self._watching.keys()
         self.bytes_out = Counter({key: sent for key, sent in self.bytes_out.items() if key in watched})

@@ -13,7 +13,6 @@ import contextlib
 import functools
 import inspect
 import json
-import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection
@@ -28,6 +27,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from hls.audience import Audience, Watched
+from hls.hosts import HOST, Hosts
 from hls.live import HlsService, Reply
 from hls.settings import HlsSettings
 from hls.sharing import Feeds
@@ -75,10 +75,13 @@ _REFUSAL: Final = {
     429: "Retry-After: 10\r\n",
     503: "Retry-After: 1\r\n",
 }
+_FULL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nServer: pyrtmp\r\nConnection: close\r\nRetry-After: 1\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\n\r\nthe server takes no more connections\n"
+)
+"""For one connection too many, whatever it would have asked."""
 _CAUSES: Final = {404: "not_found", 503: "busy"}
 """Why a viewer failed (``Server.viewer_failed``), by the status of its answer."""
-_HOST: Final = re.compile(r"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-"""What a Host header may be, so that it can stand in a URL."""
 _TICK_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
 """How long the page's list waits for a stream that another node may have."""
@@ -100,7 +103,8 @@ class ViewerSite:
     deadline for a connection's first request head.  ``feeds``: where other workers' HLS is found.  Proxies at
     ``trust_forwarded_from``, addresses or networks, are believed for whom they ask (X-Forwarded-For).  ``elsewhere`` is
     asked before somebody is served who may be new.  ``https_port``: where viewers are sent that come without TLS, but
-    for those behind such a proxy; 0: nowhere.
+    for those behind such a proxy; 0: nowhere.  ``prefix``, ``/part`` or "", is what all paths begin with; ``hosts`` are
+    the names that it answers to, none: to any.
     """
 
     def __init__(
@@ -118,14 +122,19 @@ class ViewerSite:
         feeds: Feeds | None = None,
         elsewhere: Elsewhere | None = None,
         https_port: int = 0,
+        prefix: str = "",
+        hosts: Collection[str] = (),
     ) -> None:
         settings = hls or HlsSettings()
         self._server = server
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hls-mux")
         self.hls = HlsService(server.hub, settings, self._executor, feeds=feeds, fetch=self._fetch)
         self.audience = Audience(_watching_seconds(settings), self._left)
+        server.watching = self.audience.watching
         self._origins = frozenset(cors_origins)
         self._proxies = Networks(trust_forwarded_from)
+        self._prefix = prefix
+        self._hosts = Hosts(hosts)
         self._streams = streams
         self._elsewhere = elsewhere
         self.https_port = https_port
@@ -147,12 +156,14 @@ class ViewerSite:
 
     def configure(
         self, *, cors_origins: Collection[str], trust_forwarded_from: Collection[str], hls: HlsSettings,
-        https_port: int = 0,
+        https_port: int = 0, prefix: str = "", hosts: Collection[str] = (),
     ) -> None:
         """Use other settings: for every request, ``hls`` for streams packaged from now on."""
         self.https_port = https_port
         self._origins = frozenset(cors_origins)
         self._proxies = Networks(trust_forwarded_from)
+        self._prefix = prefix
+        self._hosts = Hosts(hosts)
         self.hls.configure(hls)
         self.audience.seconds = _watching_seconds(hls)
 
@@ -201,7 +212,7 @@ class ViewerSite:
     def _open(self) -> _Connections:
         """What is needed to serve connections, besides listening."""
         if self._connections is None:
-            self._connections = _Connections(self._answer, self._server)
+            self._connections = _Connections(self._answer, self._server, lambda address: address in self._proxies)
             self._tick()
         return self._connections
 
@@ -252,6 +263,9 @@ class ViewerSite:
         assert self._connections is not None
         self._connections.asked(request.protocol)
         try:
+            if self._hosts and request.headers.get(hdrs.HOST, "") not in self._hosts:
+                self._server.counters.refused["host"] += 1
+                raise _Refused(421, "this server is not called by that name")
             if request.method in ("GET", "HEAD"):
                 if self.https_port and not request.secure and (request.remote or "unix") not in self._proxies:
                     raise _Moved(self._secure_url(request), 308)
@@ -270,7 +284,7 @@ class ViewerSite:
 
     def _secure_url(self, request: web.BaseRequest) -> str:
         """The same with TLS.  Raises ``_Refused``."""
-        host = _HOST.fullmatch(request.headers.get(hdrs.HOST, ""))
+        host = HOST.fullmatch(request.headers.get(hdrs.HOST, ""))
         if host is None:
             raise _Refused(400, "this is served by HTTPS, and the request does not say how this server is called")
         port = "" if self.https_port == 443 else f":{self.https_port}"
@@ -278,7 +292,7 @@ class ViewerSite:
         return f"https://{host[1]}{port}{request.rel_url.raw_path}" + (f"?{query}" if query else "")
 
     async def _get(self, request: web.BaseRequest) -> _Answered:
-        path = request.path
+        path = self._below_prefix(request)
         media = _media(path, self._server.limits.max_name_bytes)
         if media is not None:
             kin, doubt = self._server.kinship.read_asked(request.headers.get(HEADER))
@@ -302,7 +316,22 @@ class ViewerSite:
             return self._file(request, path.removeprefix("/_page/").removeprefix("vendor/"))
         if path == "/favicon.ico":  # the page brings its icon along; browsers ask all the same
             return _Answer(request, 204, self._fields(request, "", "max-age=86400"))
-        raise _Refused(404, "there is no such page; streams are /app/stream.flv and /app/stream.m3u8")
+        raise self._no_page()
+
+    def _below_prefix(self, request: web.BaseRequest) -> str:
+        """The path without what all of them begin with.  Raises ``_Moved`` and ``_Refused``."""
+        path, prefix = request.path, self._prefix
+        if path == prefix:
+            query = request.rel_url.raw_query_string
+            raise _Moved(f"{prefix}/?{query}" if query else f"{prefix}/", 308)
+        if not path.startswith(f"{prefix}/"):
+            raise self._no_page()
+        return path.removeprefix(prefix)
+
+    def _no_page(self) -> _Refused:
+        return _Refused(
+            404, f"there is no such page; streams are {self._prefix}/app/stream.flv and {self._prefix}/app/stream.m3u8"
+        )
 
     async def _serve(self, request: web.BaseRequest, media: _Media, kin: Kin) -> _Answered:
         """What belongs to a stream."""
@@ -315,6 +344,8 @@ class ViewerSite:
             await self._welcome(request, key, kind)
         if self._server.hooks.on_play is not None:
             key = await self._allow(self._asked(request, key, "hls")) or key
+        if kind == "playlist" and not self._watches(request, key):
+            self._make_room(key)
         query = request.rel_url.raw_query_string
         if kind == "playlist":
             whole = WHOLE in request.headers
@@ -387,8 +418,7 @@ class ViewerSite:
         sent anywhere, since it knows where else to ask.
         """
         server = self._server
-        agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
-        known = kind == "playlist" and self.audience.knows(key, self._address(request), agent)
+        known = kind == "playlist" and self._watches(request, key)
         if known and not server.draining:
             return
         # Other nodes are known by their plain addresses, where the page of somebody who came by HTTPS cannot go.
@@ -400,6 +430,17 @@ class ViewerSite:
         if why:
             server.counters.refused["draining" if server.draining else "busy"] += 1
             raise _Refused(503, why)
+
+    def _watches(self, request: web.BaseRequest, key: StreamKey) -> bool:
+        """Whether it comes from an HLS player that watches already."""
+        agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
+        return self.audience.knows(key, self._address(request), agent)
+
+    def _make_room(self, key: StreamKey) -> None:
+        """For one more viewer.  Raises ``_Refused``."""
+        if not self._server.has_room_for_viewer(key):
+            self._server.counters.refused["viewers"] += 1
+            raise _Refused(503, "the stream has as many viewers as it may have")
 
     async def _allow(self, asked: Request) -> StreamKey | None:
         """Ask the hook; which stream it has them play instead, if it does.  Raises ``_Moved`` and ``_Refused``."""
@@ -422,6 +463,7 @@ class ViewerSite:
         kinship = self._server.kinship
         asked = replace(self._asked(request, key, "flv"), admitted_by=kinship.admitted_by(kin, "play", key))
         key = await self._allow(asked) or key
+        self._make_room(key)
         hub = self._server.hub
         at_once = request.method == "HEAD" or (not kin.wait and hub.source is None)
         if at_once and not hub.is_live(key):
@@ -432,7 +474,10 @@ class ViewerSite:
             return _Answered()
         wait = hub.settings.play_wait_seconds
         stream = await self._live(key, asked.query, wait if kin.wait else min(wait, IMPATIENT_SECONDS), kin)
+        assert self._connections is not None
+        self._connections.let_go(request.protocol)  # it is to be a client, or nothing
         if not self._server.may_accept(asked.address):
+            self._connections.hold(request.protocol)
             raise _Refused(503, "the server takes no more viewers")
         transport = request.transport
         if transport is None or not await self._drained(request, transport):
@@ -449,6 +494,7 @@ class ViewerSite:
             )
         except OSError as error:
             # No memory or descriptor for another log or viewer: this one is refused, the stream goes on.
+            self._connections.hold(request.protocol)
             self._server.counters.log_failures += 1
             self._server.journal.error("log_failed", conn=asked.client, stream=str(key), error=str(error))
             raise _Refused(503, "the server is out of resources") from None
@@ -553,16 +599,27 @@ class _Connections(web.Server):
     After the first request aiohttp's own keep-alive timer counts.
     """
 
-    def __init__(self, answer: Callable[[web.BaseRequest], Any], server: Server) -> None:
+    def __init__(
+        self, answer: Callable[[web.BaseRequest], Any], server: Server, is_proxy: Callable[[str], bool]
+    ) -> None:
         super().__init__(answer, handler_cancellation=True)
         self._rtmp = server
+        self._is_proxy = is_proxy
         self._silent: dict[RequestHandler, float] = {}
+        self._held: dict[RequestHandler, str | None] = {}
+        """Those that count against the server's limits: whose they are; None: a proxy's."""
 
     def __call__(self) -> RequestHandler:
         return _Handler(self, self._rtmp)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
+        if not self._rtmp.has_room_for_connection(self._whose(handler)):
+            self._rtmp.journal.warning("refused", address=self._whose(handler) or "proxy", what="connection")
+            transport.write(_FULL)
+            transport.close()
+            return
+        self.hold(handler)
         self._silent[handler] = monotonic()
         # Also bounds how long a player may leave an answer unread.
         set_keepalive(transport.get_extra_info("socket"), self._rtmp.timeouts.write_stall)
@@ -570,6 +627,23 @@ class _Connections(web.Server):
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._silent.pop(handler, None)
+        self.let_go(handler)
+
+    def hold(self, handler: RequestHandler) -> None:
+        """Count a connection, if it is still there."""
+        if handler.transport is not None:
+            self._held[handler] = self._whose(handler)
+            self._rtmp.hold(self._held[handler])
+
+    def let_go(self, handler: RequestHandler) -> None:
+        """It is gone, or counted as something else."""
+        if handler in self._held:
+            self._rtmp.let_go(self._held.pop(handler))
+
+    def _whose(self, handler: RequestHandler) -> str | None:
+        peer = None if handler.transport is None else handler.transport.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        return None if self._is_proxy(address) else address
 
     def asked(self, handler: RequestHandler) -> None:
         """A whole request head came."""

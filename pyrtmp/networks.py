@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+MAX_PROXIES: Final = 16
+"""Longest way through proxies that is followed back."""
 
 
 class Networks:
@@ -44,17 +48,27 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     return mapped or address
 
 
+def subscriber(text: str) -> str:
+    """Whose address it is, for what is counted by address: an IPv6 customer has a whole /64, which is one."""
+    if ":" not in text:
+        return text
+    address = parse_address(text)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Address(int(address) >> 64 << 64))
+    return text if address is None else str(address)
+
+
 def forwarded_for(peer: str, field: str, trusted: Networks) -> str:
     """For whom ``peer`` asks: the last address in ``field`` (X-Forwarded-For) that is not a trusted proxy's.
 
-    What stands before it was sent by somebody who is not trusted.
+    What stands before it was sent by somebody who is not trusted.  Of a longer list the last ``MAX_PROXIES`` count.
     """
     if not trusted or peer not in trusted:
         return peer
     client = peer
-    for entry in reversed(field.split(",")):
+    for entry in reversed(field.rsplit(",", MAX_PROXIES)[-MAX_PROXIES:]):
         address = parse_address(_without_port(entry.strip()))
-        if address is None:
+        if address is None or (isinstance(address, IPv6Address) and address.scope_id):  # any text may be its scope
             break
         client = str(address)
         if client not in trusted:

@@ -36,6 +36,10 @@ class Limits:
     max_amf_items: int = 4096
     """Most AMF values in one message."""
 
+    max_publish_kbps: int = 0
+    """Most kilobits per second that one publisher may send; who has sent more than ten seconds of it too much is
+    refused.  0 is no cap."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:

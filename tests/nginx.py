@@ -15,13 +15,15 @@ PROGRAM: Final = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"
 
 
 @asynccontextmanager
-async def nginx(folder: Path, upstream: int, version: str, path: str = "/") -> AsyncIterator[int]:
+async def nginx(
+    folder: Path, upstream: int, version: str, path: str = "/", *, keep: bool = False
+) -> AsyncIterator[int]:
     """nginx as a reverse proxy of ``upstream``, which is at ``path`` there; its port.
 
-    ``version``: of HTTP, between the two.
+    ``version``: of HTTP, between the two.  ``keep``: paths are passed on as they are, ``path`` included.
     """
     assert PROGRAM is not None
-    below = "" if path == "/" else "/"
+    below = "" if path == "/" or keep else "/"
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]

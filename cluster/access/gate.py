@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from cluster.access.addresses import address_check
 from cluster.access.asking import Action, Answer, Asked, Check, Credentials, Verdict
 from cluster.access.keys import KeyCheck
-from cluster.access.policy import Policy
+from cluster.access.policy import THROTTLED, Policy
 from cluster.access.rules import KeyEntry, Rule
 from cluster.access.signed import SignedCheck
 from cluster.access.throttle import Throttle
@@ -101,7 +101,11 @@ class Gate:
         def by_default(asked: Asked) -> Answer | Awaitable[Answer]:
             if self._hook(asked) is not None:
                 return self._ask_hook(asked)
-            answer = None if callback is None else callback(asked)
+            if callback is None:
+                return default(asked)
+            if asked.action is Action.PUBLISH and self._throttle.blocked(asked.address):
+                return THROTTLED
+            answer = callback(asked)
             return default(asked) if answer is None else answer
 
         return Policy(

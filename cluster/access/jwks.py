@@ -34,6 +34,8 @@ class Jwks:
 
     def __init__(self, url: str, clock: Callable[[], float] = monotonic) -> None:
         self._url = url
+        self._shown = url.partition("?")[0].partition("#")[0]
+        """For the log: what follows may be a key."""
         self._clock = clock
         self._tried: float | None = None
         self._fetched: float | None = None
@@ -74,15 +76,21 @@ class Jwks:
         try:
             keys = parse_keys(await self._download())
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            _log.warning("jwks_failed", url=self._url, error=str(error) or type(error).__name__)
+            # The text of one may hold the URL.
+            why = str(error) if isinstance(error, ValueError) else type(error).__name__
+            _log.warning("jwks_failed", url=self._shown, error=why)
         else:
             self.keys, self._fetched = keys, self._clock()
-            _log.info("jwks_fetched", url=self._url, keys=len(keys))
+            _log.info("jwks_fetched", url=self._shown, keys=len(keys))
 
     async def _download(self) -> bytes:
         timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
+        # What is compressed could unpack to more than is wanted.
+        headers = {"Accept-Encoding": "identity", "User-Agent": "pyrtmp"}
         async with (
-            aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            aiohttp.ClientSession(
+                timeout=timeout, headers=headers, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+            ) as session,
             session.get(self._url, allow_redirects=False) as response,
         ):
             if response.status != 200:

@@ -12,17 +12,17 @@ from inspect import isawaitable
 from typing import Final
 
 from cluster.access.addresses import address_check
-from cluster.access.asking import ALLOWED, Answer, Asked, Check, Verdict, refuse
+from cluster.access.asking import ALLOWED, Action, Answer, Asked, Check, Verdict, refuse
 from cluster.access.rules import Rule
 from cluster.access.throttle import Throttle
 
 MAX_REMEMBERED: Final = 4096
 """Answers kept at once; beyond it the oldest go."""
 
-GUESSED: Final = frozenset(("key", "signed", "token"))
+GUESSED: Final = frozenset(("key", "signed", "token", "callback"))
 """Checks of what a client might find by trying."""
 
-_THROTTLED: Final = refuse("throttled", "too many failures from this address")
+THROTTLED: Final = refuse("throttled", "too many failures from this address")
 
 
 class Policy:
@@ -39,7 +39,7 @@ class Policy:
         remember_seconds: float = 0.0,
     ) -> None:
         self._throttle = throttle
-        known = {name: self._slowed(check) if name in GUESSED else check for name, check in checks.items()}
+        known = {name: self._slowed(name, check) if name in GUESSED else check for name, check in checks.items()}
         self._rules = [
             (rule, tuple(known.get(name) or address_check(name) for name in rule.checks)) for rule in rules
         ]
@@ -64,13 +64,13 @@ class Policy:
                 return self._decided(asked, answer)
         return self._undecided(asked)
 
-    def _slowed(self, check: Check) -> Check:
+    def _slowed(self, name: str, check: Check) -> Check:
         """Not asked for an address that has been wrong too often."""
 
         def slowed(asked: Asked) -> Answer | Awaitable[Answer]:
-            if asked.credentials and self._throttle.blocked(asked.address):
-                return _THROTTLED
-            return check(asked)
+            # For a back end the name itself may be the key.
+            guesses = bool(asked.credentials) or (name == "callback" and asked.action is Action.PUBLISH)
+            return THROTTLED if guesses and self._throttle.blocked(asked.address) else check(asked)
 
         return slowed
 

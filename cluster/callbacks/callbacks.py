@@ -14,6 +14,7 @@ from cluster.callbacks.events import AnswerError, Decision, Dialect, Event, Segm
 from cluster.callbacks.mediamtx import Mediamtx
 from cluster.callbacks.nginx_rtmp import NginxRtmp
 from cluster.callbacks.notifications import Notifications
+from cluster.callbacks.pacing import Pace
 from cluster.callbacks.posting import Poster
 from cluster.callbacks.sessions import HlsSessions
 from cluster.callbacks.srs import Srs
@@ -49,6 +50,7 @@ class _BackEnd:
         self._seconds = settings.deadline_seconds
         self._secret = settings.signing_secret
         self._turn = asyncio.Semaphore(settings.concurrency)
+        self._pace = Pace(settings.per_second)
         self._most = settings.concurrency * (1 + WAITING)
         self._asking = 0
         self.allow_on_failure = settings.on_failure == "allow"
@@ -71,8 +73,9 @@ class _BackEnd:
             self._asking -= 1
 
     async def send(self, event: Event, subject: Subject) -> Decision:
-        """At once.  Raises ``AnswerError``."""
+        """As soon as the rate allows it.  Raises ``AnswerError``."""
         dialect = self._dialect
+        await self._pace.turn()
         reply = await self._poster.post(
             self._urls[event], dialect.content_type, dialect.write(event, subject), secret=self._secret,
             seconds=self._seconds, answer_bytes=dialect.answer_bytes,
@@ -157,7 +160,8 @@ class Callbacks:
         if decision.url:
             return Verdict(False, "sent_elsewhere", error=RedirectedError(decision.url))
         if not decision.allowed:
-            return Verdict(False, "callback", "the back end refuses")
+            # To many back ends the name or the query is the stream key; players come back by themselves.
+            return Verdict(False, "callback", "the back end refuses", guess=event is Event.PUBLISH)
         if not decision.name:
             return Verdict(True, until=0.0)
         if wrong := problem(f"{subject.app}/{decision.name}", _MAX_NAME_BYTES):

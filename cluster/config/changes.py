@@ -11,7 +11,7 @@ from cluster.config.settings import Config
 RESTART: frozenset[str] = frozenset(
     ("node.id", "node.role", "node.workers", "rtmp.listen", "http.listen", "api.listen", "edge.origins", "node.group",
      "rtmps.listen", "https.listen", "api.tls", "node.advertise", "registry.url", "registry.url_file",
-     "registry.key_prefix", "registry.lease_seconds")
+     "http.prefix", "registry.key_prefix", "registry.lease_seconds")
 )
 """What stays as it is until the node is started again.  All the rest is live; ``stream`` and ``hls`` for streams that
 begin from then on."""

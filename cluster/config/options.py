@@ -93,6 +93,8 @@ class Option:
             return "list of host:port, rtmps://host[:port] or http[s]://host[:port][/path]"
         if self.name in ("rtmp.proxy_from", "http.trust_forwarded_from"):
             return "list of addresses or networks"
+        if self.key == "hosts":
+            return "list of host names or addresses"
         if self._is_list:
             return "list of text"
         if self._is_table:

@@ -23,6 +23,7 @@ from cluster.config.text import GIB, KIB, MIB, toml
 from cluster.forward.target import parse_target
 from cluster.registry.urls import check_prefix
 from cluster.registry.urls import parse as parse_registry
+from hls.hosts import check_host
 from hls.settings import HlsSettings
 from pyrtmp.names import problem
 from pyrtmp.networks import parse_network
@@ -222,15 +223,17 @@ def _algorithm(text: str) -> str:
     return text
 
 
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not re.fullmatch(r"[!-~]+", text):
-        raise ValueError(f"should be a URL that begins with https:// or http://, not {toml(text)}")
+def _target(text: str) -> str:
+    parse_target(text)
     return text
 
 
-def _target(text: str) -> str:
-    parse_target(text)
+def _prefix(text: str) -> str:
+    if not text:
+        return text
+    wrong = problem(text[1:], MAX_APP_BYTES)
+    if not text.startswith("/") or wrong:
+        raise ValueError(f'should be "" or like "/video", without a slash at its end, not {toml(text)}')
     return text
 
 
@@ -276,6 +279,7 @@ Rules = Annotated[tuple[Annotated[str, AfterValidator(_rule)], ...], BeforeValid
 KeyEntries = Annotated[tuple[Annotated[str, AfterValidator(_key_entry)], ...], BeforeValidator(_list)]
 Algorithms = Annotated[tuple[Annotated[str, AfterValidator(_algorithm)], ...], BeforeValidator(_list)]
 NetworkList = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_list)]
+HostList = Annotated[tuple[Annotated[str, AfterValidator(check_host)], ...], BeforeValidator(_list)]
 TextList = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_list)]
 
 
@@ -354,6 +358,15 @@ class HttpSettings:
     trust_forwarded_from: NetworkList = ()
     """Addresses or networks of proxies that are believed for whom they ask (X-Forwarded-For)."""
 
+    hosts: HostList = ()
+    """Names that this server answers to (the header Host), without ports: ["live.example.org", "*.example.org"]; other
+    requests get status 421.  localhost always may; nodes that fetch by HTTP ask by what edge.origins calls this one.
+    [] is any."""
+
+    prefix: Annotated[str, AfterValidator(_prefix)] = ""
+    """What all paths begin with, as "/video", where a proxy passes only those to this server, and passes them as they
+    are; the same on all nodes.  The page is then /video/, a stream /video/app/stream.m3u8."""
+
     redirect: bool = False
     """Whether viewers that come while this node drains or is full are sent to the best other node (status 307), where
     there is a registry.  While it drains, it then goes on listening for them.  Who came by HTTPS is not sent away."""
@@ -413,6 +426,14 @@ class ApiSettings:
     token_file: Annotated[str, Field(min_length=1)] | None = None
     """File that holds the token, relative to the configuration file; in place of token."""
 
+    hosts: HostList = ()
+    """Names that it answers to (the header Host), without ports; others get status 421, but /healthz and /readyz.
+    Without it, who shows no token, and at an address of loopback who opens the console, has to ask by address or as
+    localhost, so that no web page can lend this machine a name (DNS rebinding)."""
+
+    requests_per_minute: int = 6000
+    """Most requests from one address in a minute, of IPv6 from one /64; more get status 429.  0 is no cap."""
+
     @property
     def secret(self) -> str:
         """The token, or ""."""
@@ -458,7 +479,7 @@ class AccessSettings:
     token_key_file: Annotated[str, Field(min_length=1)] | None = None
     """File that holds it, relative to the configuration file; in place of token_key."""
 
-    token_jwks: Annotated[str, AfterValidator(_url)] | None = None
+    token_jwks: Annotated[str, AfterValidator(_http_url)] | None = None
     """URL where the issuer tells its public keys (JWKS).  No other is ever asked, and redirects are not followed."""
 
     token_issuer: Annotated[str, Field(min_length=1)] | None = None
@@ -474,8 +495,8 @@ class AccessSettings:
     """Algorithms that tokens may be signed with, each with a key of its own kind."""
 
     failures_per_minute: int = 30
-    """Wrong keys, signatures and tokens that each worker process takes from one address in a minute; then the address
-    has to wait, whatever it shows.  0 is no cap."""
+    """Wrong keys, signatures and tokens, and publishers refused by a back end, that each worker process takes from one
+    address in a minute, of IPv6 from one /64; then the address has to wait, whatever it shows.  0 is no cap."""
 
     remember_seconds: float = 5.0
     """How long a yes to an HLS player counts for its next requests with the same credentials for the same stream."""
@@ -535,6 +556,10 @@ class CallbackSettings:
 
     concurrency: int = 32
     """Questions that each worker process asks at once; eight times as many wait, and more count as failed."""
+
+    per_second: float = 0.0
+    """Most requests per second, of all kinds, that each worker process sends there; more wait for their turn, and
+    questions that cannot be asked within deadline_seconds count as failed.  0 is no cap."""
 
     on_failure: Literal["refuse", "allow"] = "refuse"
     """What becomes of a client about which the back end gave no answer of use."""
@@ -628,8 +653,17 @@ class LimitSettings(Limits):
     """Most connections at once, RTMP and HTTP together; any more are closed when they are accepted."""
 
     max_connections_per_address: int = 0
-    """Most connections at once from one address; 0 is no cap.  Behind a balancer all clients share one, unless
-    rtmp.proxy_from and http.trust_forwarded_from name it; then each worker process counts for itself."""
+    """Most connections at once from one address, of IPv6 from one /64; 0 is no cap.  Behind a balancer all clients
+    share one, unless rtmp.proxy_from and http.trust_forwarded_from name it; then each worker process counts for
+    itself."""
+
+    max_streams: int = 0
+    """Most streams published to this node at once, by encoders and by other nodes; 0 is no cap.  Those that it fetches
+    do not count."""
+
+    max_viewers_per_stream: int = 0
+    """Most viewers of one stream, and of those who wait for it; 0 is no cap.  Other nodes count as one each.  Each
+    worker process counts for itself: all together take up to node.workers times as many."""
 
     max_cpu_share: float = 0.0
     """Part of a core above which a process turns newcomers away, whether they publish or play, as busy; those who are
@@ -680,11 +714,13 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "node.workers": (0, MAX_WORKERS),
     "node.drain_seconds": (0, 3600),
     "edge.linger_seconds": (0, 3600),
+    "api.requests_per_minute": (0, 1_000_000),
     "access.failures_per_minute": (0, 100_000),
     "access.remember_seconds": (0, 60),
     "callbacks.deadline_seconds": (0.1, 60),
     "callbacks.concurrency": (1, 1000),
     "callbacks.retries": (0, 20),
+    "callbacks.per_second": (0, 100_000),
     "registry.lease_seconds": (1, 3600),
     "egress.min_delay_ms": (0, 10_000),
     "egress.max_delay_ms": (0, 10_000),
@@ -701,6 +737,9 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "limits.max_amf_items": (64, 1_000_000),
     "limits.max_connections": (1, 1_000_000),
     "limits.max_connections_per_address": (0, 1_000_000),
+    "limits.max_publish_kbps": (0, 10_000_000),
+    "limits.max_streams": (0, 1_000_000),
+    "limits.max_viewers_per_stream": (0, 1_000_000),
     "limits.max_cpu_share": (0, 4),
     "timeouts.handshake": (0.01, 3600),
     "timeouts.connect": (0.01, 3600),

@@ -268,10 +268,11 @@ function showLists() {
  * certificate; others are redirected there where the node wants that. */
 function watch(id) {
   const secure = location.protocol === "https:" && known.data.self.https_port;
-  if (secure) return `https://${location.hostname}:${secure}/#${pathOf(id)}`;
+  const prefix = known.data.cluster?.http_prefix ?? "";
+  if (secure) return `https://${location.hostname}:${secure}${prefix}/#${pathOf(id)}`;
   const own = known.data.cluster?.nodes.find((node) => node.id === known.node);
   const port = own?.http.match(/:(\d+)$/)?.[1];
-  return port ? `http://${location.hostname}:${port}/#${pathOf(id)}` : "";
+  return port ? `http://${location.hostname}:${port}${prefix}/#${pathOf(id)}` : "";
 }
 
 function announce(text) {

@@ -30,9 +30,14 @@ class Envelope(TypedDict):
     """Of the process that answers."""
 
 
-class Error(Envelope):
-    """Why not."""
+class Error(TypedDict):
+    """Why not; who may not ask is told no more than code and error."""
 
+    code: int
+    """The HTTP status."""
+    server: NotRequired[str]
+    service: NotRequired[str]
+    pid: NotRequired[str]
     error: str
     """A sentence for people."""
     problems: NotRequired[list[str]]
@@ -157,6 +162,8 @@ class ClusterSummary(TypedDict):
     stress: float
     """How busy this node is: 0 idle, 1 as busy as it should be."""
     registry: Registry | None
+    http_prefix: str
+    """http.prefix, what paths of viewers begin with."""
     nodes: list[Node]
     pulls: int
     """Streams fetched from other nodes."""

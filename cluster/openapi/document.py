@@ -115,7 +115,8 @@ _OPEN: Final = ("/healthz", "/readyz")
 _PERMISSION: Final = (
     (401, "the token is missing or wrong"),
     (403, "not permitted; without a token, the API is asked by address or as localhost"),
-    (429, "too many wrong tokens from this address"),
+    (421, "asked by a name that is not in api.hosts"),
+    (429, "too many requests or wrong tokens from this address"),
 )
 
 

@@ -13,6 +13,7 @@ from itertools import count
 from time import monotonic
 
 from cluster.workers import messages
+from pyrtmp.aio.publishing import too_many_streams
 from pyrtmp.errors import RefusedError
 from pyrtmp.hub import Hub
 from pyrtmp.kin import Descent
@@ -97,7 +98,7 @@ class Claimant:
         """The supervisor did not agree."""
         _, answer = self._waiting.pop(message.request, (None, None))
         if answer is not None and not answer.done():
-            answer.set_exception(RefusedError("NetStream.Publish.BadName", message.why))
+            answer.set_exception(RefusedError(message.code, message.why, reason=message.reason))
 
     # pyrtmp.hub.HubListener
 
@@ -116,6 +117,8 @@ class _Entry:
     """Serial of the worker that has the claim."""
     request: int = 0
     """Which of its claims that was."""
+    pull: bool = False
+    """It is fetched from another node."""
     began: bool = False
     """Its publisher is there."""
     descent: Descent = field(default_factory=Descent)
@@ -141,6 +144,8 @@ class Registry:
         self._entries: dict[StreamKey, _Entry] = {}
         self._locks: dict[StreamKey, asyncio.Lock] = {}
         self.grace = grace
+        self.most = 0
+        """Streams that may be published at once; 0: any number."""
 
     def held(self) -> list[tuple[StreamKey, int]]:
         """What others may watch, and where."""
@@ -165,6 +170,8 @@ class Registry:
         try:
             async with lock:
                 holder = entry.holder
+                if challenge is not None and (holder is None or entry.pull) and self._full():
+                    raise too_many_streams()
                 if holder is not None and (challenge is None or (holder != serial and not await challenge(holder))):
                     if entry.holder == holder:
                         raise RefusedError("NetStream.Publish.BadName", f"{key} is already being published.")
@@ -172,6 +179,7 @@ class Registry:
                     self._free(key, entry)
                 entry.holder = serial
                 entry.request = request
+                entry.pull = challenge is None
                 if monotonic() - entry.at > self.grace:
                     entry.time = None  # of another stream of that name, as good as
                 return None if entry.time is None else (entry.time, entry.at)
@@ -228,6 +236,11 @@ class Registry:
         """Now and then: forget what nobody has or needs."""
         for key, entry in list(self._entries.items()):
             self._tidy(key, entry)
+
+    def _full(self) -> bool:
+        if not self.most:
+            return False
+        return sum(each.holder is not None and not each.pull for each in self._entries.values()) >= self.most
 
     def _note(self, entry: _Entry, time: int) -> None:
         # Of several who saw it the one who got furthest counts.

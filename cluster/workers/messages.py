@@ -116,10 +116,13 @@ class Granted:
 
 @validated(frozen=True, slots=True, config=_STRICT)
 class Denied:
-    """Supervisor to worker: somebody else has what you claim, and is alive."""
+    """Supervisor to worker: somebody else has what you claim, and is alive; or there are too many streams."""
 
     request: Serial
     why: Text
+    code: Text = "NetStream.Publish.BadName"
+    reason: Text = ""
+    """See ``pyrtmp.errors.RefusedError``."""
 
 
 @validated(frozen=True, slots=True, config=_STRICT)

@@ -31,7 +31,7 @@ from pyrtmp.counters import Counters
 from pyrtmp.errors import RefusedError
 from pyrtmp.kin import Descent
 from pyrtmp.names import StreamKey
-from pyrtmp.networks import Networks
+from pyrtmp.networks import Networks, subscriber
 
 _TICK_SECONDS: Final = 1.0
 
@@ -49,6 +49,7 @@ class Supervisor(Lifecycle):
         self._listeners: dict[messages.Protocol, list[Listener]] = {}
         """By protocol."""
         self._registry = Registry(self._announce, config.stream.grace_seconds)
+        self._registry.most = config.limits.max_streams
         self._crew = Crew(config.node.workers, config, self)
         self._machine = Machine(
             self._crew, self._counters, ready=self.ready, reload=self.reload, restart=self.restart_workers,
@@ -148,6 +149,7 @@ class Supervisor(Lifecycle):
 
     def _configure(self, config: Config) -> None:
         self._registry.grace = config.stream.grace_seconds
+        self._registry.most = config.limits.max_streams
         self._crew.config = config
         self._proxies = _proxies(config)
         self._tell_settings()
@@ -196,7 +198,7 @@ class Supervisor(Lifecycle):
         limits, workers = self._config.limits, self._config.node.workers
         if limits.max_connections_per_address and address is not None:
             # Workers count for themselves: all connections of one address go to the same one.
-            slot = zlib.crc32(address.encode()) % workers
+            slot = zlib.crc32(subscriber(address).encode()) % workers
             answering = [process for process in answering if process.slot == slot] or answering
         # While every worker is being replaced, one that may be hung is better than none.
         return place(answering) or place(ready) or place(working)
@@ -297,7 +299,7 @@ class Supervisor(Lifecycle):
                     self._registry.release(key, process.serial, message.request, 0)
                     raise
         except RefusedError as error:
-            process.tell(messages.Denied(message.request, str(error)))
+            process.tell(messages.Denied(message.request, str(error), error.code, error.reason))
             return
         if process.working:
             time, at = seen if seen is not None else (None, None)

@@ -1,7 +1,7 @@
 // The viewer page: the list of live streams, the chosen one in the player, and the addresses to copy.
 // Whatever comes from the server is shown with textContent only.
 
-import { LivePlayer } from "/_page/player.js";
+import { LivePlayer } from "./player.js";
 
 const POLL_MS = 2500;
 const POLL_WAITING_MS = 1000; // while the chosen stream is away
@@ -62,8 +62,8 @@ function addresses(key) {
   const query = shown ? `?${shown}` : "";
   return {
     rtmp: `${rtmpBase()}/${path}${query}`,
-    flv: `${location.origin}/${path}.flv${query}`,
-    hls: `${location.origin}/${path}.m3u8${query}`,
+    flv: new URL(`../${path}.flv${query}`, import.meta.url).href,
+    hls: new URL(`../${path}.m3u8${query}`, import.meta.url).href,
   };
 }
 
@@ -82,7 +82,7 @@ async function poll() {
   try {
     // A node that does not have the stream fetches it for those who wait for it.
     const waited = selected && player.state !== "playing" ? `?stream=${encodeURIComponent(selected)}&${shown}` : "";
-    const response = await fetch(`/_page/streams.json${waited}`, { cache: "no-store", signal: AbortSignal.timeout(5000) });
+    const response = await fetch(new URL(`streams.json${waited}`, import.meta.url), { cache: "no-store", signal: AbortSignal.timeout(5000) });
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     const answer = await response.json();
     streams = answer.streams;

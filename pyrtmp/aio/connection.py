@@ -298,6 +298,7 @@ class Connection(asyncio.Protocol):
             if overdue:
                 self._expire(overdue)
             else:
+                self.publishing.obey_rate(now)
                 self.playing.check(now)
             self._since = now
         elif not self.session.asked and waited > timeouts.request:

@@ -98,6 +98,10 @@ class Playing:
                 raise RefusedError("NetStream.Play.StreamNotFound", f"There is no recording of {event.name}.")
             if not connection.kin.wait and hub.source is None and not hub.is_live(key):
                 raise RefusedError("NetStream.Play.StreamNotFound", f"{event.name} is not published.")
+            if not connection.server.has_room_for_viewer(key):
+                raise RefusedError(
+                    "NetStream.Play.Failed", f"{event.name} has as many viewers as it may have.", reason="viewers"
+                )
             stream = hub.open(key, now, request.query)
         except RefusedError as error:
             more = error.information if isinstance(error, RedirectedError) else None

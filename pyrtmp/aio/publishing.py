@@ -6,6 +6,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pyrtmp.bucket import Bucket
 from pyrtmp.counters import Counters
 from pyrtmp.errors import RefusedError
 from pyrtmp.hooks import Request
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 CHALLENGE_STEP: Final = 0.1
 """Seconds between two looks at whether a challenged publisher still sends."""
+
+BURST_SECONDS: Final = 10.0
+"""What a publisher may send above ``Limits.max_publish_kbps``, in seconds of that: encoders catch up after a
+standstill, and a scene change costs more than what is between two."""
+
+FULL: Final = "NetStream.Publish.Denied"
+"""Code for who is refused because of a limit."""
 
 
 class Claims(Protocol):
@@ -43,12 +51,15 @@ class Publishing:
     does the same).  So an encoder that reconnects is not locked out by its own half-open connection.
     """
 
-    __slots__ = ("_connection", "_requests", "_task", "streams")
+    __slots__ = ("_connection", "_flow", "_received", "_requests", "_task", "streams")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._requests: dict[int, Request] = {}
         self._task: asyncio.Task[None] | None = None
+        self._flow: Bucket | None = None
+        self._received = 0
+        """Bytes that have gone through ``_flow``."""
         self.streams: dict[int, Stream] = {}
         """Message stream id -> what it publishes."""
 
@@ -64,6 +75,8 @@ class Publishing:
         holder = _holder(connection.server.hub, key)
         if holder is not None and holder.publisher is connection:
             self._refuse(event, _taken(event.name))
+        elif holder is None and not connection.server.has_room_for_stream():
+            self._refuse(event, too_many_streams())
         elif holder is None and connection.server.claims is None:
             self._begin(event, request, key, None)
         else:
@@ -104,6 +117,9 @@ class Publishing:
         connection = self._connection
         server = connection.server
         try:
+            if _holder(server.hub, key) is None and not server.has_room_for_stream():
+                self._release(key, 0)
+                raise too_many_streams()  # others have come while this one waited
             stream = server.hub.publish(
                 key, connection, monotonic(), seen=seen, lineage=connection.kin.lineage,
                 birth=connection.kin.birth, hops=connection.kin.hops,
@@ -183,6 +199,25 @@ class Publishing:
         for msid in list(self.streams):
             self.stop(msid, self._connection.reason)
 
+    def obey_rate(self, now: float) -> None:
+        """Refuse a publisher that sends too much; to be called about once a second."""
+        connection = self._connection
+        kbps = connection.server.limits.max_publish_kbps
+        if not kbps:
+            self._flow = None
+            return
+        if self._flow is None:
+            self._flow, self._received = Bucket(now), connection.session.received
+            return
+        came, self._received = connection.session.received - self._received, connection.session.received
+        per_second = kbps * 1000 / 8
+        if self._flow.add(came, now, per_second) > per_second * BURST_SECONDS:
+            refusal = RefusedError(FULL, f"The bit rate is higher than {kbps} kbit/s.", reason="bit_rate")
+            connection.reason = "bit_rate"
+            for stream in list(self.streams.values()):
+                connection.refused("publish", str(stream.key), refusal)
+                connection.server.hub.displace(stream, now, refusal.code, str(refusal))
+
     def overdue(self, now: float) -> str:
         """The deadline that has passed, or ``""``."""
         timeouts = self._connection.server.timeouts
@@ -218,6 +253,11 @@ def _holder(hub: Hub, key: StreamKey) -> Stream | None:
     """The stream, if a connection of this process publishes it."""
     stream = hub.find(*key)
     return stream if stream is not None and stream.held else None
+
+
+def too_many_streams() -> RefusedError:
+    """For who would publish one too many."""
+    return RefusedError(FULL, "The server takes no more streams.", reason="streams")
 
 
 def _taken(name: str) -> RefusedError:

@@ -24,7 +24,7 @@ from pyrtmp.journal import Journal, LoggingJournal
 from pyrtmp.kin import STRANGER, Kin
 from pyrtmp.kinship import Kinship
 from pyrtmp.names import StreamKey
-from pyrtmp.networks import Networks
+from pyrtmp.networks import Networks, subscriber
 from pyrtmp.refusals import Refusal, Refusals
 from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
 from pyrtmp.stream import Stream
@@ -81,7 +81,9 @@ class Server:
     ``start`` may be called for several addresses.  All parts share the event loop it was started in; nothing here
     may be called from another thread.
 
-    ``max_connections`` and ``max_connections_per_address`` (0: no limit) count RTMP connections and HTTP viewers.
+    ``max_connections`` and ``max_connections_per_address`` (0: no limit) count RTMP and HTTP connections,
+    ``max_streams`` (0: no limit) streams published to this server, ``max_viewers_per_stream`` (0: no limit) those who
+    play one or wait for it.
     Connections from ``proxy_from``, addresses or networks of balancers, begin with a header of the PROXY protocol,
     which says whose they are; not those with TLS.  Deadlines are looked at every ``tick`` seconds, so a peer may
     overstay one by as much.
@@ -99,6 +101,8 @@ class Server:
         journal: Journal | None = None,
         max_connections: int = 10000,
         max_connections_per_address: int = 0,
+        max_streams: int = 0,
+        max_viewers_per_stream: int = 0,
         proxy_from: Collection[str] = (),
         tick: float = 1.0,
         node: str = "",
@@ -127,10 +131,14 @@ class Server:
         self.started = monotonic()
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
+        self._max_streams = max_streams
+        self._max_viewers = max_viewers_per_stream
+        self.watching: Callable[[StreamKey], int] = lambda key: 0
+        """Viewers of a stream that are no connections; set by whoever serves them."""
         self._proxies = Networks(proxy_from)
         self._per_address: Counter[str] = Counter()
         self._pending = 0
-        """Connections of ``pending``."""
+        """Connections of ``hold``."""
         self._listeners: list[Listener] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._tick_seconds = tick
@@ -146,6 +154,8 @@ class Server:
         timeouts: Timeouts,
         max_connections: int,
         max_connections_per_address: int,
+        max_streams: int = 0,
+        max_viewers_per_stream: int = 0,
         proxy_from: Collection[str],
     ) -> None:
         """Use other settings: for streams that begin and connections that come from now on; timeouts and egress for
@@ -156,6 +166,8 @@ class Server:
         self.timeouts = timeouts
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
+        self._max_streams = max_streams
+        self._max_viewers = max_viewers_per_stream
         self._proxies = Networks(proxy_from)
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
@@ -213,27 +225,56 @@ class Server:
 
     def may_accept(self, address: str | None) -> bool:
         """Whether one more connection, RTMP or HTTP viewer, is within the limits.  None: whose it is will be told."""
+        return self.has_room_for_connection(address) and not self._closing
+
+    def has_room_for_connection(self, address: str | None) -> bool:
+        """The same, whether or not it ends just now."""
         if len(self.clients) + self._pending >= self._max_connections:
             self.counters.refused["connections"] += 1
             return False
-        return not self._closing and (address is None or self._may_come_from(address))
+        return address is None or self._may_come_from(address)
 
     def _may_come_from(self, address: str) -> bool:
-        if self._max_per_address and self._per_address[address] >= self._max_per_address:
+        if self._max_per_address and self._per_address[subscriber(address)] >= self._max_per_address:
             self.counters.refused["connections_per_address"] += 1
             return False
         return True
 
-    @contextlib.contextmanager
-    def pending(self, address: str) -> Iterator[None]:
-        """Count a connection that is no client yet, while its TLS handshake goes on."""
+    def has_room_for_stream(self) -> bool:
+        """Whether one more may be published."""
+        if not self._max_streams:
+            return True
+        return sum(stream.held and not stream.pulled for stream in self.hub) < self._max_streams
+
+    def has_room_for_viewer(self, key: StreamKey) -> bool:
+        """Whether one more may play a stream, or wait for it."""
+        if not self._max_viewers:
+            return True
+        stream = self.hub.find(*key)
+        here = 0 if stream is None else stream.viewers + stream.waiting
+        return here + self.watching(key) < self._max_viewers
+
+    def hold(self, address: str | None) -> None:
+        """Count a connection that is no client, as one that asks by HTTP, until ``let_go``.  None: it is a proxy's, and
+        so not from one address."""
         self._pending += 1
-        self._per_address[address] += 1
+        if address is not None:
+            self._per_address[subscriber(address)] += 1
+
+    def let_go(self, address: str | None) -> None:
+        """It is gone."""
+        self._pending -= 1
+        if address is not None:
+            self._forget_address(address)
+
+    @contextlib.contextmanager
+    def pending(self, address: str | None) -> Iterator[None]:
+        """Count a connection that is no client yet, while its TLS handshake goes on."""
+        self.hold(address)
         try:
             yield
         finally:
-            self._pending -= 1
-            self._forget_address(address)
+            self.let_go(address)
 
     def readdress(self, client: Connection, address: str) -> bool:
         """A client's own address, told by a balancer; whether one more connection from there is within the limits."""
@@ -242,7 +283,7 @@ class Server:
             return False
         self._forget_address(client.address)
         client.address = address
-        self._per_address[address] += 1
+        self._per_address[subscriber(address)] += 1
         return True
 
     def unwelcome(self, kin: Kin = STRANGER) -> str:
@@ -292,7 +333,7 @@ class Server:
     def add_client(self, client: Client) -> None:
         """Count a connection among the clients."""
         self.clients[client.id] = client
-        self._per_address[client.address] += 1
+        self._per_address[subscriber(client.address)] += 1
 
     def remove_client(self, client: Client) -> None:
         """Its connection is gone."""
@@ -300,9 +341,10 @@ class Server:
             self._forget_address(client.address)
 
     def _forget_address(self, address: str) -> None:
-        self._per_address[address] -= 1
-        if not self._per_address[address]:
-            del self._per_address[address]
+        whose = subscriber(address)
+        self._per_address[whose] -= 1
+        if not self._per_address[whose]:
+            del self._per_address[whose]
 
     # Connections
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.access.gate import Gate
 from cluster.access.keys import hash_key, new_key
-from cluster.api import Api, _is_local_name
+from cluster.api import Api
 from cluster.config import AccessSettings, load
 from cluster.facts import ClientFacts, StreamFacts
 from cluster.node import Node
@@ -164,16 +164,6 @@ async def test_a_name_that_somebody_gave_this_machine_is_not_enough(http: aiohtt
     async with http.get("/api/v1/clients", headers={"Host": "rebound.example.org:1985"}) as response:
         assert response.status == 403
         assert "not by name" in (await response.json())["error"]
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:1985", "[::1]:1985", "[::1]", "localhost:1", "LOCALHOST"])
-def test_local_names(host: str) -> None:
-    assert _is_local_name(host)
-
-
-@pytest.mark.parametrize("host", ["", "evil.org", "localhost.evil.org", "127.0.0.1.evil.org", "[evil]", "[", ":"])
-def test_names_of_others(host: str) -> None:
-    assert not _is_local_name(host)
 
 
 async def test_token() -> None:
@@ -438,5 +428,61 @@ async def test_another_token(fleet: Fleet) -> None:
             api.configure(token="new")
             assert (await order(http, "reload", Authorization="Bearer old"))[0] == 401
             assert (await order(http, "reload", Authorization="Bearer new"))[0] == 200
+    finally:
+        await api.close()
+
+
+@pytest.mark.parametrize("path", ["/api/v1/streams", "/metrics", "/console/", "/console/console.js", "/"])
+async def test_names_that_it_answers_to(fleet: Fleet, path: str) -> None:
+    counters = Counters()
+    api = Api(
+        fleet, node="n1", version="1.2.3", hosts=("node.example.org", "*.cluster.example.org"), counters=counters
+    )
+    await api.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{api.addresses[0][1]}") as http:
+
+            async def ask(host: str) -> int:
+                headers = {"Host": host, "Accept": "text/html"}
+                async with http.get(path, headers=headers, allow_redirects=False) as response:
+                    return response.status
+
+            for host in ("node.example.org:1985", "Node.Example.ORG.", "a.cluster.example.org", "localhost"):
+                assert await ask(host) in (200, 302), host
+            for host in ("evil.org", "cluster.example.org", "node.example.org.evil.org", "10.0.0.1", "a/b", ""):
+                assert await ask(host) == 421, host
+            assert counters.refused["host"] == 6
+            async with http.get("/healthz", headers={"Host": "balancer"}) as response:
+                assert response.status == 200
+            api.configure(token="", hosts=("10.0.0.1",))
+            assert await ask("10.0.0.1:1985") in (200, 302) and await ask("node.example.org") == 421
+    finally:
+        await api.close()
+
+
+async def test_a_rebound_name_gets_nothing_of_a_local_node(node: Node, http: aiohttp.ClientSession) -> None:
+    for path in ("/", "/console/", "/console/console.js", "/api/v1/summaries", "/metrics"):
+        async with http.get(path, headers={"Host": "rebound.example.org", "Accept": "text/html"}) as response:
+            assert response.status == 403 and "as localhost" in (await response.json())["error"]
+    assert node.server.counters.refused["host"] == 5
+
+
+async def test_requests_per_minute(fleet: Fleet) -> None:
+    counters = Counters()
+    api = Api(fleet, node="n1", version="1.2.3", requests_per_minute=3, counters=counters)
+    await api.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{api.addresses[0][1]}") as http:
+
+            async def ask(path: str = "/api/v1/streams") -> int:
+                async with http.get(path) as response:
+                    assert response.status != 429 or response.headers["Retry-After"] == "1"
+                    return response.status
+
+            assert [await ask() for _ in range(5)] == [200] * 3 + [429] * 2
+            assert await ask("/console/") == 429 and await ask("/healthz") == 200
+            assert counters.refused == {"api_rate": 3}
+            api.configure(token="", requests_per_minute=0)
+            assert await ask() == 200
     finally:
         await api.close()

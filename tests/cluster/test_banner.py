@@ -9,9 +9,9 @@ from cluster.banner import banner, own_address, reachable
 from cluster.config import Address
 
 
-def text(rtmp: str = "192.0.2.7:1935", demo: bool = False) -> str:
+def text(rtmp: str = "192.0.2.7:1935", demo: bool = False, prefix: str = "") -> str:
     http, api = Address("192.0.2.7", 8080), Address("127.0.0.1", 1985)
-    return banner(version="1.0", rtmp=Address.parse(rtmp), http=http, api=api, demo=demo)
+    return banner(version="1.0", rtmp=Address.parse(rtmp), http=http, api=api, demo=demo, prefix=prefix)
 
 
 def test_what_to_type_into_obs() -> None:
@@ -23,6 +23,8 @@ def test_what_to_type_into_obs() -> None:
     assert "API            http://127.0.0.1:1985/api/v1/streams" in lines
     assert "rtmp://192.0.2.7:1936/live" in text("192.0.2.7:1936")
     assert "demo" not in text() and "http://192.0.2.7:8080/#live/demo" in text(demo=True)
+    below = text(demo=True, prefix="/video")
+    assert "http://192.0.2.7:8080/video/\n" in below and "http://192.0.2.7:8080/video/#live/demo" in below
 
 
 @pytest.mark.parametrize(("host", "family"), [("0.0.0.0", socket.AF_INET), ("::", socket.AF_INET6)])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster import checkup
 from cluster.checkup import Finding, Machine, _kin, examine
 from cluster.cli import main
 from cluster.config import Config, load
@@ -111,6 +113,48 @@ async def test_links_that_strangers_reach(machine: Callable[..., Machine]) -> No
     registry = "registry.url=redis://10.0.0.9"
     assert kin(registry, "node.advertise=8.8.8.8:1935") == ["node.secret"]
     assert kin(registry, "node.advertise=10.0.0.1:1935") == []
+
+
+@contextlib.asynccontextmanager
+async def slow_line(port: int, bytes_per_second: int) -> AsyncIterator[int]:
+    """A port behind which another one is, a slow line away."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port, limit=4096)
+        try:
+            back.write(await reader.readuntil(b"\r\n\r\n"))
+            while data := await there.read(bytes_per_second // 20):
+                writer.write(data)
+                await asyncio.sleep(0.05)
+        finally:
+            back.close()
+            writer.close()
+
+    server = await asyncio.start_server(carry, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def test_the_line_to_an_origin(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    async with real_node(tmp_path / "node", workers=0) as node, slow_line(node.ports["http"], 200_000) as slow:
+        here = machine()
+        for port, said in ((node.ports["http"], []), (slow, [("warning", "edge.origins")])):
+            assert await found(settings("node.role=edge", f"edge.origins=http://127.0.0.1:{port}"), here) == said
+
+
+@MISSING
+async def test_the_line_to_origins_that_the_registry_knows(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    server = Server(tmp_path).start()
+    try:
+        url = f"registry.url=redis://127.0.0.1:{server.port}"
+        async with real_node(tmp_path / "node", url, "node.id=origin", workers=0) as node:
+            edge, here = settings("node.role=edge", "node.id=edge", url), machine()
+            assert await found(edge, here) == []
+            assert await checkup._origins_in_registry(edge) == [f"127.0.0.1:{node.ports['http']}"]
+    finally:
+        server.kill()
 
 
 @MISSING

@@ -83,5 +83,6 @@ def test_urls() -> None:
         "node": "o", "rtmp": "rtmp://o:1935/live/cam", "flv": "http://o:8080/live/cam.flv",
         "hls": "http://o:8080/live/cam.m3u8",
     }  # fmt: skip
+    assert urls(node("o"), CAM, "/video")["hls"] == "http://o:8080/video/live/cam.m3u8"
     silent = NodeRecord(id="o", role="origin", rtmp="o:1935")
     assert urls(silent, CAM)["flv"] is None

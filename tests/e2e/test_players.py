@@ -17,7 +17,7 @@ from clients_chromium import Browser, Page
 from clients_ffmpeg import ffmpeg_play, ffmpeg_publishing
 from clients_obs import obs_streaming
 from clients_vlc import vlc_play
-from node import Node
+from node import Node, running_node
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -118,3 +118,13 @@ async def test_chromium_plays_on_another_origin(
     url = urls(node, key)[player]
     async with browser.open(f"{other_origin}/cross.html?player={player}&url={quote(url, safe='')}") as page:
         await check_page(page, player, FIRST_WITHIN[player])
+
+
+@pytest.mark.parametrize("player", ["flv", "hls"])
+async def test_chromium_plays_on_a_page_below_a_prefix(browser: Browser, tmp_path: Path, player: str) -> None:
+    async with running_node(tmp_path / "node", "http.prefix=/video", demo=True) as node:
+        base = f"http://127.0.0.1:{node.http_port}/video/"
+        async with browser.open(f"{base}?player={player}#live/demo") as page:
+            assert await page.until_playing(timeout=20) < FIRST_WITHIN[player]
+            assert (await page.look()).player == player and not page.faults
+            assert all(url.startswith(base) for url in page.requests if url.startswith("http"))

@@ -115,6 +115,8 @@ async def test_three_nodes(tmp_path: Path) -> None:
             await eventually(lambda: _all_up(server, targets), PATIENCE)
             await _use(nodes)
             await _every_metric_is_there(server)
+            for node in nodes.nodes.values():
+                await _promtool_is_content(node.http)
             await _every_expression_answers(server)
             assert await server.firing() == {}
             await _faults_are_told(nodes, server)
@@ -144,6 +146,17 @@ async def _every_metric_is_there(server: Prometheus) -> None:
         # A node that refused nobody has no reason to tell; these have no certificate.
         missing = ("pyrtmp_refused_total", "pyrtmp_tls_certificate_expiry_timestamp_seconds")
         assert len(found) == 3 or name in missing, name
+
+
+async def _promtool_is_content(http: aiohttp.ClientSession) -> None:
+    """With names, kinds and help of the metrics."""
+    async with http.get("/metrics") as response:
+        page = await response.read()
+    process = await asyncio.create_subprocess_exec(
+        "promtool", "check", "metrics", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said, _ = await process.communicate(page)
+    assert (process.returncode, said) == (0, b"")
 
 
 async def _every_expression_answers(server: Prometheus) -> None:

@@ -304,10 +304,10 @@ async def test_preflight(bench: Any) -> None:
 async def test_the_page_and_everything_it_names(bench: Any) -> None:
     page = await bench.get("/")
     assert page.status == 200 and page.headers["content-type"] == "text/html; charset=utf-8"
-    paths = set(re.findall(rb'(?:src|href)="(/_page/[^"]+)"', page.body)) | {b"/_page/player.js"}
+    paths = set(re.findall(rb'(?:src|href)="(_page/[^"]+)"', page.body)) | {b"_page/player.js"}
     assert len(paths) >= 5
     for path in paths:
-        answer = await bench.get(path.decode())
+        answer = await bench.get(f"/{path.decode()}")
         assert answer.status == 200 and answer.body
         assert answer.headers["content-type"] == (
             "text/css; charset=utf-8" if path.endswith(b".css") else "text/javascript; charset=utf-8"

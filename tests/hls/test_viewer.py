@@ -389,9 +389,12 @@ async def test_limits_of_connections(make_bench: Any, kit: Any) -> None:
         await bench.arrived("live/cam", 22)
         reader, writer = await bench.ask("/live/cam.flv")
         await begin(reader, kit)
-        answer = await bench.get("/live/cam.flv")
-        assert (answer.status, answer.body) == (503, b"the server takes no more viewers\n")
-        assert answer.headers["retry-after"] == "1"
+        extra, _ = await bench.connect()
+        status, headers = await kit.read_head(extra)
+        body = await extra.read()
+        assert (status, body) == (503, b"the server takes no more connections\n")
+        assert headers["retry-after"] == "1" and len(body) == int(headers["content-length"])
+        assert bench.server.counters.refused == {"connections": 1}
         writer.close()
 
 

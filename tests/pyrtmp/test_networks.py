@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrtmp.networks import Networks, forwarded_for
+from pyrtmp.networks import MAX_PROXIES, Networks, forwarded_for, subscriber
 
 PROXIES = Networks(("10.0.0.0/8", "192.0.2.1", "2001:db8::/32"))
 
@@ -54,6 +54,13 @@ def test_what_is_no_network(text: str) -> None:
         ("10.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
         ("203.0.113.5", "198.51.100.1", "203.0.113.5"),
         ("unix", "198.51.100.1", "unix"),
+        # Through several proxies, each of which adds whom it sees; before them, what a client made up.
+        ("10.0.0.1", "127.0.0.1, 203.0.113.9, 10.0.0.3, 2001:db8::7, 192.0.2.1", "203.0.113.9"),
+        ("10.0.0.1", "10.0.0.9, 203.0.113.9", "203.0.113.9"),
+        ("10.0.0.1", "2001:db9::7%<script>, 10.0.0.2", "10.0.0.2"),
+        ("10.0.0.1", "203.0.113.9\r\nX: y", "10.0.0.1"),
+        ("10.0.0.1", ",,,", "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.9, " + "10.0.0.2," * MAX_PROXIES + "10.0.0.3", "10.0.0.2"),
     ],
 )
 def test_for_whom_a_proxy_asks(peer: str, field: str, client: str) -> None:
@@ -65,3 +72,18 @@ def test_for_whom_a_proxy_asks(peer: str, field: str, client: str) -> None:
 def test_any_field_gives_an_address(field: str) -> None:
     client = forwarded_for("10.0.0.1", field, PROXIES)
     assert client in PROXIES or forwarded_for("10.0.0.1", client, PROXIES) == client
+
+
+@pytest.mark.parametrize(
+    ("address", "whose"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2::9%eth0", "2001:db8:1:2::"),
+        ("unix", "unix"),
+        ("no:address", "no:address"),
+    ],
+)
+def test_whose_address_it_is(address: str, whose: str) -> None:
+    assert subscriber(address) == whose

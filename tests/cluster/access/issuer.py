@@ -59,13 +59,15 @@ def token(payload: dict[str, Any] | str, algorithm: str = "HS256", secret: str |
 
 
 class Site:
-    """Tells the public keys by HTTP, or whatever ``body``, ``status`` and ``location`` say; counts who asks."""
+    """Tells the public keys by HTTP, or whatever ``body``, ``status``, ``location`` and ``encoding`` say; counts who
+    asks."""
 
     def __init__(self, *kinds: str) -> None:
         self.keys = [{**key(kind).as_dict(private=False), "use": "sig"} for kind in kinds]
         self.body: bytes | None = None
         self.status = 200
         self.location = ""
+        self.encoding = ""
         self.asked: list[str] = []
         self._runner = web.ServerRunner(web.Server(self._answer))
 
@@ -83,5 +85,7 @@ class Site:
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         self.asked.append(request.path)
         headers = {"Location": self.location} if self.location else {}
+        if self.encoding:
+            headers["Content-Encoding"] = self.encoding
         body = self.body if self.body is not None else json.dumps({"keys": self.keys}).encode()
         return web.Response(status=self.status, body=body, headers=headers)

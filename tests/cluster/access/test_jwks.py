@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 
@@ -102,6 +103,26 @@ async def test_more_than_keys_take_is_not_read(site: Site) -> None:
     site.body = json.dumps({"keys": site.keys, "x": "y" * MAX_BYTES}).encode()
     check = TokenCheck(RULES, [], Jwks(await site.start()))
     assert await decide(check, asked(kid="rsa")) == "no_token_keys"
+
+
+async def test_nothing_is_unpacked(site: Site) -> None:
+    """A few kilobytes may hold as many megabytes."""
+    site.body, site.encoding = gzip.compress(json.dumps({"keys": site.keys}).encode() + b" " * 50_000_000), "gzip"
+    assert len(site.body) < MAX_BYTES
+    check = TokenCheck(RULES, [], Jwks(await site.start()))
+    with capture_logs() as log:
+        assert await decide(check, asked(kid="rsa")) == "no_token_keys"
+    assert log[0]["error"] == "not JSON"
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_the_log_does_not_show_the_query(site: Site, status: int) -> None:
+    site.status = status
+    url = await site.start()
+    check = TokenCheck(RULES, [], Jwks(f"{url}?code=s3cret"))
+    with capture_logs() as log:
+        await decide(check, asked(kid="rsa"))
+    assert log[0]["url"] == url and "s3cret" not in repr(log)
 
 
 async def test_only_that_url_is_asked(site: Site) -> None:

@@ -78,6 +78,22 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
+async def test_no_more_streams_than_so_many(office: Office) -> None:
+    registry, third = office.registry, StreamKey("live", "third")
+    registry.most = 2
+    await office.claim(1)
+    await registry.claim(OTHER, 2, 1, None)  # is fetched, and does not count
+    await office.claim(2, key=third)
+    with pytest.raises(RefusedError) as caught:
+        await office.claim(3, key=StreamKey("live", "fourth"))
+    assert (caught.value.code, caught.value.reason) == ("NetStream.Publish.Denied", "streams")
+    with pytest.raises(RefusedError, match="no more streams"):
+        await office.claim(3, key=OTHER)  # somebody would publish it now
+    await office.refused(3)
+    registry.release(CAM, 1, 1, 0)
+    await office.claim(3, key=StreamKey("live", "fourth"))
+
+
 async def test_a_claim_is_announced_once_its_publisher_began(office: Office) -> None:
     registry = office.registry
     assert await office.claim(1) is None

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from pyrtmp import EgressSettings, Hooks, Limits, StreamSettings, Timeouts
+from pyrtmp.networks import subscriber
 from tests.pyrtmp.aio.net import HELLO, SHORT, Net, Peer, eventually, frame, journal
 from tests.pyrtmp.test_proxy import HEADERS, binary
 
@@ -42,7 +43,7 @@ async def test_the_client_is_known_by_its_own_address(net: Net, name: str) -> No
     await publisher.publish()
     (client,) = server.clients.values()
     assert client.address == asked[0] == (address or "127.0.0.1")
-    assert server._per_address == {client.address: 1}
+    assert server._per_address == {subscriber(client.address): 1}
     assert {facts["address"] for facts in journal(server).of("publish", "publish_started")} <= {client.address}
     assert not journal(server).bad()
     publisher.reset()
