@@ -196,6 +196,10 @@ class Bench:
                 await asyncio.sleep(0.001)
         return stream
 
+    async def watched(self, viewers: int) -> None:
+        """So many have come, and stand at the end of what was published: they will get all that comes."""
+        await self.until(lambda: sum(stream.viewers for stream in self.server.hub) == viewers)
+
     async def send(self, client: Client, feed: Sequence[Message]) -> None:
         for message in feed:
             await client.send(Message(message.type, message.timestamp, message.msid, message.payload))

@@ -74,6 +74,7 @@ async def test_every_byte_from_the_first_to_the_last(bench: Any, kit: Any, versi
     reader, writer = await bench.ask("/live/cam.flv", version=version)
     feed = kit.messages(0, 200)
     async with await bench.publisher() as publisher:
+        await bench.watched(1)
         await bench.send(publisher, feed)
         stream = await bench.arrived("live/cam", len(feed))
         data = as_file(feed)
@@ -422,6 +423,7 @@ async def test_over_tls(make_bench: Any, kit: Any, tls: Any) -> None:
     reader, writer = await bench.ask("/live/cam.flv")
     other, leaving = await bench.ask("/live/cam.flv")
     publisher = await bench.publisher()
+    await bench.watched(2)
     await bench.send(publisher, feed)
     await begin(other, kit)
     await bench.until(lambda: len(bench.server.clients) == 3)
