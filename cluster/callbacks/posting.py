@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import os
 import time
-from hashlib import sha256
 from typing import Final
 
 import aiohttp
@@ -22,7 +21,7 @@ SIGNATURE: Final = "X-Pyrtmp-Signature"
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
     """The value of ``SIGNATURE``."""
-    return "sha256=" + hmac.new(secret.encode(), f"{timestamp}.".encode() + body, sha256).hexdigest()
+    return "sha256=" + hmac.digest(secret.encode(), f"{timestamp}.".encode() + body, "sha256").hex()
 
 
 class Poster:
@@ -66,6 +65,7 @@ class Poster:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),  # there is a deadline around it
                 connector=aiohttp.TCPConnector(limit=0),  # who asks has a limit
             )  # fmt: skip
         async with self._session.post(
