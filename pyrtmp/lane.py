@@ -48,7 +48,8 @@ class Lane:
     """Encodes a stream's messages once and keeps the set of viewers that read them."""
 
     __slots__ = (
-        "_head", "_join_head", "_join_time", "_segment_bytes", "_source", "form", "generation", "log", "pins", "viewers"
+        "_copy", "_head", "_join_head", "_join_time", "_segment_bytes", "_source", "form", "generation", "log", "pins",
+        "viewers",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +79,14 @@ class Lane:
         self._join_head: Sequence[Message] = ()
         self._join_time = 0
         self._head: bytes | None = None
+        self._copy: tuple[Segment, int, int, bytes] | None = None
+
+    def read(self, segment: Segment, start: int, end: int) -> bytes:
+        """A copy of published bytes of a segment; viewers that ask for the same ones in turn share it."""
+        copy = self._copy
+        if copy is None or copy[0] is not segment or copy[1] != start or copy[2] != end:
+            copy = self._copy = (segment, start, end, segment.read(start, end - start))
+        return copy[3]
 
     def publish(self, messages: Sequence[Message], head: Sequence[Message], generation: int) -> None:
         """Append messages.  ``head`` is what stands before the last join point among them.

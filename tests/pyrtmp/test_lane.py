@@ -139,6 +139,21 @@ def test_a_message_longer_than_a_segment_is_laid_out_once() -> None:
     assert form.calls == [1]
 
 
+def test_viewers_that_copy_the_same_bytes_share_the_copy() -> None:
+    lane, first = new_lane()
+    lane.publish([frame(0), frame(40)], (), 0)
+    size = first.size
+    copy = lane.read(first, 0, size)
+    assert copy == wire(frame(0), frame(40)) and lane.read(first, 0, size) is copy
+    lane.publish([frame(80)], (), 0)
+    assert lane.read(first, 12, size) == copy[12:]
+    assert lane.read(first, 0, first.size) == chain(first)
+    lane.publish([frame(120, b"x" * 200), frame(160, b"y" * 200)], (), 0)
+    following = first.next
+    assert following is not None
+    assert lane.read(first, 0, 50) == chain(first)[:50] and lane.read(following, 0, 50) == chain(following)[:50]
+
+
 def test_when_the_log_cannot_take_it_joiners_wait() -> None:
     lane = Lane(RtmpForm(), SETTINGS, FullStorage)
     lane.publish([frame(0, join=True)], (HEADER,), 1)
