@@ -76,7 +76,7 @@ class Demo:
     async def _publish(self, url: str) -> tuple[int, str]:
         """Run the encoder to its end: its exit code, and the last line it wrote."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cluster.demo", url,
+            sys.executable, "-P", "-m", "cluster.demo", url,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
             # Ctrl+C in a terminal goes to the whole group; the node decides when the picture ends.
             start_new_session=True,

@@ -187,7 +187,7 @@ async def spawn(
     ours, theirs = pair()
     try:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cluster.workers.worker", str(theirs.fileno()),
+            sys.executable, "-P", "-m", "cluster.workers.worker", str(theirs.fileno()),
             stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True,
         )  # fmt: skip
     except BaseException:

@@ -450,14 +450,15 @@ class RealNode:
 
 @contextlib.asynccontextmanager
 async def real_node(
-    directory: Path, *settings: str, workers: int = 2, config: Path | None = None, ends: bool = False
+    directory: Path, *settings: str, workers: int = 2, config: Path | None = None, ends: bool = False,
+    command: Sequence[str] = (str(COMMAND),),
 ) -> AsyncIterator[RealNode]:
     """A node for the length of the block, which begins when it is ready.
 
     It must end by SIGTERM, unless the block ``ends`` it, with 0; leave no process; and have said nothing bad about
     itself.
     """
-    node = await start_node(directory, *settings, workers=workers, config=config)
+    node = await start_node(directory, *settings, workers=workers, config=config, command=command)
     try:
         members = {node.pid, *node.children()}
         yield node

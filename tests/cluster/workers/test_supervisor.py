@@ -18,6 +18,7 @@ import pytest_asyncio
 
 from pyrtmp import Client, RefusedError
 from tests.cluster.workers.real_node import (
+    COMMAND,
     FPS,
     GOP,
     Publisher,
@@ -224,6 +225,15 @@ async def test_nobody_else_can_reach_the_control_channels(node: RealNode) -> Non
             flags, path = unix[inode]
             assert not path and not flags & 0x10000, "a Unix socket has a name, or listens"
         assert len(sockets & listening) == (3 if pid == node.pid else 0)
+
+
+async def test_nothing_is_loaded_from_where_it_is_started(tmp_path: Path) -> None:
+    """The directory may be anybody's."""
+    for name in ("asyncio", "cluster", "hls", "pyrtmp", "uvloop"):
+        (tmp_path / "here" / name).mkdir(parents=True)
+        (tmp_path / "here" / name / "__init__.py").write_text("raise SystemExit('loaded')\n")
+    async with real_node(tmp_path / "node", command=("env", f"--chdir={tmp_path / 'here'}", str(COMMAND))) as node:
+        await node.settled()
 
 
 async def test_it_ends_on_ctrl_c(tmp_path: Path) -> None:
