@@ -41,7 +41,7 @@ def _origin(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if publisher is not None:
         who = f"node {publisher['node']} passes it on" if publisher["node"] else "published"
         agent = f" with {escape(publisher['agent'])}" if publisher["agent"] and not publisher["node"] else ""
-        yield "from", f"{who} from {escape(publisher['ip'])}{agent}, since {duration(publisher['alive'])}"
+        yield "from", f"{who} from {escape(publisher['ip'])}{agent}, for {duration(publisher['alive'])}"
         yield "", _ids(publisher)
     for pull in told["pulls"]:
         if pull["upstream"] is None:
@@ -49,7 +49,7 @@ def _origin(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
         else:
             node = f"node {pull['node']} at " if pull["node"] else ""
             changes = f", from the {_ordinal(pull['changes'] + 1)} upstream" if pull["changes"] else ""
-            yield "from", f"fetched from {node}{escape(pull['upstream'])}, since {duration(pull['seconds'])}{changes}"
+            yield "from", f"fetched from {node}{escape(pull['upstream'])}, for {duration(pull['seconds'])}{changes}"
         if pull["delay"] is not None:
             yield "delay", f"{pull['delay'] * 1000:.0f} ms later than where it is published"
         if pull["error"]:
@@ -67,7 +67,7 @@ def _viewers(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
         what = "fetches it" if node["role"] == "play" else "waits for it"
         yield (
             "" if number else "nodes",
-            f"{node['node']} {what} from here, at {escape(node['ip'])}, since {duration(node['alive'])}; {_ids(node)}",
+            f"{node['node']} {what} from here, at {escape(node['ip'])}, for {duration(node['alive'])}; {_ids(node)}",
         )
 
 

@@ -70,11 +70,11 @@ def test_at_the_origin() -> None:
     ) == [
         "stream      live/cam, asked at n1",
         "state       live for 1 h 01 min: H264 1280x720, no sound, 2,500 kbit/s",
-        "from        published from 10.0.0.7 with OBS/30, since 1 min",
+        "from        published from 10.0.0.7 with OBS/30, for 1 min",
         "            id 0a1b",
         "viewers     3 rtmp, 2 hls; 12,000 kbit/s out",
-        "nodes       e1 fetches it from here, at 10.0.1.1, since 1 min; id 9f (pull-77 there)",
-        "            e1 fetches it from here, at 10.0.1.1, since 1 min; id 9f (pull-77 there)",
+        "nodes       e1 fetches it from here, at 10.0.1.1, for 1 min; id 9f (pull-77 there)",
+        "            e1 fetches it from here, at 10.0.1.1, for 1 min; id 9f (pull-77 there)",
         "forwards    to 10.0.0.2:1935: waiting for 4 s, since: connection refused",
         "health      warning",
         "            warning: there is no sound. The stream is silent.",
@@ -86,7 +86,7 @@ def test_at_the_origin() -> None:
 
 def test_at_an_edge() -> None:
     assert lines(facts=LIVE, pulls=[PULL | {"changes": 2}])[2:6] == [
-        "from        fetched from node o1 at 10.0.0.1:1935, since 1 min, from the third upstream",
+        "from        fetched from node o1 at 10.0.0.1:1935, for 1 min, from the third upstream",
         "delay       12 ms later than where it is published",
         "            id pull-77",
         "viewers     3 rtmp, 2 hls; 12,000 kbit/s out",
