@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hmac
 import json
 import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from time import monotonic
@@ -26,27 +25,25 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from cluster.access.asking import Action, Credentials
 from cluster.access.gate import Gate
-from cluster.access.throttle import Throttle
+from cluster.api_admission import ADMITTED, ApiAdmission
 from cluster.api_cluster import ClusterApi
 from cluster.api_connection import HEADERS, ApiConnection
 from cluster.api_console import Console
 from cluster.api_explain import ExplainApi
+from cluster.api_fields import client_fields, stream_details, stream_fields, worker_fields
 from cluster.config import AccessSettings
-from cluster.doctoring import Finding, diagnose, health
-from cluster.facts import ALONE, PROTOCOLS, ClientFacts, StreamFacts
+from cluster.doctoring import Finding
+from cluster.facts import PROTOCOLS
 from cluster.fleet import Fleet
 from cluster.metrics import CONTENT_TYPE, Metrics
 from cluster.neighbours import Neighbours
 from cluster.openapi import PATH as OPENAPI_PATH
 from cluster.openapi import answers, document
-from cluster.reports import Numbers, merge, resident_bytes
+from cluster.reports import merge, resident_bytes
 from cluster.tls.identity import Identity
-from hls.hosts import Hosts, is_address
 from pyrtmp.aio.handshakes import Handshakes
 from pyrtmp.aio.listener import Listener, bind
-from pyrtmp.codecs import AudioInfo, VideoInfo
 from pyrtmp.counters import Counters
 from pyrtmp.stream import State
 
@@ -57,29 +54,10 @@ _MAX_BODY_BYTES: Final = 1024
 _MAX_CONNECTIONS: Final = 256
 """Operators, scrapers and balancers need few; any more are closed when they are accepted."""
 
-_OPEN_PATHS: Final = ("/healthz", "/readyz")
-"""Asked by balancers and container runtimes, which carry no token and may call this host by any name."""
-
-_PERMISSION: Final = (
-    'this needs the header "Authorization: Bearer TOKEN" with the token of api.token, or what access.rules ask for'
-)
-_NOT_CALLED_SO: Final = "this server is not called by that name (api.hosts)"
-_BY_ADDRESS: Final = "ask by address or as localhost, not by name, unless api.hosts has it"
-_CHALLENGES: Final[dict[type[web.HTTPException], dict[str, str]]] = {
-    web.HTTPUnauthorized: {"WWW-Authenticate": 'Bearer realm="pyrtmp"'},
-    web.HTTPTooManyRequests: {"Retry-After": "10"},
-}
-
 _log = structlog.get_logger(__name__)
-
-_ADMITTED: Final = web.RequestKey("admitted", bool)
-"""Of a request that may be answered."""
 
 _KEPT: Final = ("Allow", "Retry-After", "WWW-Authenticate")
 """Header fields of an error that stay with it."""
-
-# How SRS spells them
-_CODEC_NAMES: Final = {"h264": "H264", "hevc": "HEVC", "aac": "AAC", "mp3": "MP3", "opus": "Opus", "av1": "AV1"}
 
 
 class Api:
@@ -108,20 +86,20 @@ class Api:
         self._fleet = fleet
         self._metrics = Metrics(version=version, node=node)
         self._version = version
-        self._token = token.encode()
-        self._hosts = Hosts(hosts)
-        self._local = local
-        self._rate = Throttle(requests_per_minute)
         self._gate = gate or Gate(AccessSettings())
         self._counters = counters or Counters()
+        self._admission = ApiAdmission(
+            self._gate, self._counters, token=token, hosts=hosts, requests_per_minute=requests_per_minute, local=local
+        )
         self._common = {"server": node, "service": f"pyrtmp-{os.getpid()}", "pid": str(os.getpid())}
         self._started = monotonic()
         self._neighbours = neighbours
         self._certificate = certificate
         self._https_port = https_port
         self._cluster = None if neighbours is None else ClusterApi(fleet, neighbours, self._json)
-        explain = ExplainApi(fleet, neighbours, self._json, stream=_details, client=_client)
-        app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._answer_errors, self._admit])
+        explain = ExplainApi(fleet, neighbours, self._json)
+        middlewares = [self._answer_errors, self._admission.admit]
+        app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=middlewares)
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -183,10 +161,8 @@ class Api:
         await self._gate.close()
 
     def configure(self, *, token: str, hosts: Collection[str] = (), requests_per_minute: int = 0) -> None:
-        """Ask for another token from the next request on; "" asks for none."""
-        self._token = token.encode()
-        self._hosts = Hosts(hosts)
-        self._rate.per_minute = requests_per_minute
+        """Let in by other settings from the next request on."""
+        self._admission.configure(token=token, hosts=hosts, requests_per_minute=requests_per_minute)
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._runner.server
@@ -213,76 +189,7 @@ class Api:
                 reason = _REASONS[error.status]
             kept = {name: error.headers[name] for name in _KEPT if name in error.headers}
             told = {"code": error.status, "error": reason}
-            return self._json(told, error.status, kept, common=_ADMITTED in request)
-
-    @web.middleware
-    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in _OPEN_PATHS:
-            return await handler(request)
-        if not self._rate.admits(request.remote or "unix"):
-            self._counters.refused["api_rate"] += 1
-            raise web.HTTPTooManyRequests(text="too many requests from this address", headers={"Retry-After": "1"})
-        self._check_host(request)
-        if Console.covers(request):
-            return await handler(request)
-        await self._check_permission(request)
-        request[_ADMITTED] = True
-        if request.method == "POST" and request.content_type != "application/json":
-            # Any web page may have a browser on this machine post a form here, but for JSON, as for DELETE, the browser
-            # first asks with OPTIONS whether the page may; nothing here says yes.
-            if request.match_info.http_exception is None:
-                raise web.HTTPUnsupportedMediaType(text='this needs the header "Content-Type: application/json"')
-        return await handler(request)
-
-    def _check_host(self, request: web.Request) -> None:
-        """Raises ``HTTPException`` for who asks by a name that is not this server's."""
-        host = request.headers.get("Host", "")
-        if self._hosts and host not in self._hosts:
-            raise self._refusal(request, "host", "asked by another name", web.HTTPMisdirectedRequest, _NOT_CALLED_SO)
-        if not self._hosts and self._local and Console.covers(request) and not is_address(host):
-            raise self._refusal(request, "host", "asked by a name", web.HTTPForbidden, _BY_ADDRESS)
-
-    async def _check_permission(self, request: web.Request) -> None:
-        """Raises ``HTTPException`` for who may not ask this."""
-        action = Action.API_READ if request.method in ("GET", "HEAD") else Action.API_WRITE
-        ruled = self._gate.covers_api(action)
-        authorization = request.headers.get("Authorization", "")
-        if self._token or ruled:
-            address = request.remote or "unix"
-            shown = Credentials.read("", authorization)
-            if shown and self._gate.throttle.blocked(address):
-                raise self._refusal(request, "throttled", "", web.HTTPTooManyRequests)
-            if self._token and self._is_token(authorization):
-                return
-            if not ruled:
-                if shown:
-                    self._gate.throttle.failed(address)
-                raise self._refusal(request, "wrong_key" if shown else "no_credential", "", web.HTTPUnauthorized)
-            verdict = await self._gate.decide_api(action, address, shown)
-            if not verdict.allowed:
-                kind = web.HTTPForbidden if shown else web.HTTPUnauthorized
-                raise self._refusal(request, verdict.reason, verdict.detail, kind)
-            if shown:
-                return
-        if not self._hosts and not is_address(request.headers.get("Host", "")):
-            # A web page elsewhere may give this machine a name of its own (DNS rebinding) and have a browser ask.
-            raise self._refusal(request, "host", "asked by a name", web.HTTPForbidden, _BY_ADDRESS)
-
-    def _is_token(self, authorization: str) -> bool:
-        scheme, _, token = authorization.partition(" ")
-        given = token.strip().encode("utf-8", "surrogateescape")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given, self._token)
-
-    def _refusal(
-        self, request: web.Request, reason: str, detail: str, kind: type[web.HTTPException], told: str = _PERMISSION
-    ) -> web.HTTPException:
-        """Counted and logged."""
-        self._counters.refused[reason] += 1
-        _log.warning(
-            "refused", address=request.remote or "unix", what=f"api {request.method}", name=request.path,
-            why=detail or reason,
-        )
-        return kind(text=told, headers=_CHALLENGES.get(kind, {}))
+            return self._json(told, error.status, kept, common=ADMITTED in request)
 
     def _json(
         self, fields: Mapping[str, object], status: int = HTTPStatus.OK, headers: dict[str, str] | None = None, *,
@@ -361,7 +268,7 @@ class Api:
                     "viewers": dict.fromkeys(PROTOCOLS, 0) | numbers.viewers,
                 },
                 "kbps": {"recv_30s": round(numbers.now.kbps_in), "send_30s": round(numbers.now.kbps_out)},
-                "workers": _workers(parts),
+                "workers": worker_fields(parts),
             }
         }
         if self._cluster is not None:
@@ -369,7 +276,7 @@ class Api:
         return self._json(answer)
 
     async def _get_workers(self, request: web.Request) -> web.Response:
-        answer: answers.WorkersAnswer = {"workers": _workers(await self._fleet.numbers())}
+        answer: answers.WorkersAnswer = {"workers": worker_fields(await self._fleet.numbers())}
         return self._json(answer)
 
     # Orders to the node
@@ -384,7 +291,7 @@ class Api:
 
     async def _post_restart(self, request: web.Request) -> web.Response:
         if not await self._fleet.restart_workers():
-            workers = _workers(await self._fleet.numbers())
+            workers = worker_fields(await self._fleet.numbers())
             raise web.HTTPConflict(
                 text="the workers are being restarted already" if workers else "this node has no workers to restart"
             )
@@ -400,7 +307,7 @@ class Api:
     async def _get_streams(self, request: web.Request) -> web.Response:
         start, count = _page(request)
         answer: answers.StreamsAnswer = {
-            "streams": [_stream(each) for each in await self._fleet.streams(start, count)]
+            "streams": [stream_fields(each) for each in await self._fleet.streams(start, count)]
         }
         return self._json(answer)
 
@@ -409,7 +316,7 @@ class Api:
         stream = await self._fleet.stream(app, name)
         if stream is None:
             raise _no_stream()
-        return self._json({"stream": _details(stream)})
+        return self._json({"stream": stream_details(stream)})
 
     async def _delete_stream(self, request: web.Request) -> web.Response:
         app, _, name = request.match_info["key"].rpartition("/")
@@ -422,7 +329,7 @@ class Api:
     async def _get_clients(self, request: web.Request) -> web.Response:
         start, count = _page(request)
         answer: answers.ClientsAnswer = {
-            "clients": [_client(each) for each in await self._fleet.clients(start, count)]
+            "clients": [client_fields(each) for each in await self._fleet.clients(start, count)]
         }
         return self._json(answer)
 
@@ -430,7 +337,7 @@ class Api:
         client = await self._fleet.client(request.match_info["id"])
         if client is None:
             raise _no_client()
-        answer: answers.ClientAnswer = {"client": _client(client)}
+        answer: answers.ClientAnswer = {"client": client_fields(client)}
         return self._json(answer)
 
     async def _delete_client(self, request: web.Request) -> web.Response:
@@ -474,118 +381,3 @@ def _page(request: web.Request) -> tuple[int, int]:
 
 def _plain(value: object) -> object:
     return asdict(value) if isinstance(value, Finding) else str(value)
-
-
-def _details(stream: StreamFacts) -> answers.StreamDetails:
-    return {**_stream(stream), "metadata": dict(stream.metadata), "doctor": diagnose(stream)}
-
-
-def _stream(stream: StreamFacts) -> answers.Stream:
-    return {
-        "id": str(stream.key),
-        "name": stream.key.name,
-        "vhost": "__defaultVhost__",
-        "app": stream.key.app,
-        "live_ms": int(time.time() * 1000),
-        "clients": stream.total_viewers + stream.waiting + (1 if stream.publisher else 0),
-        "frames": stream.video_frames,
-        "send_bytes": stream.bytes_out,
-        "recv_bytes": stream.bytes_in,
-        "kbps": {"recv_30s": round(stream.kbps_in_30s), "send_30s": round(stream.kbps_out_30s)},
-        "publish": {"active": bool(stream.publisher), "cid": stream.publisher},
-        "video": _video(stream.video),
-        "audio": _audio(stream.audio),
-        # Not in SRS
-        "state": stream.state,
-        "uptime": round(stream.uptime, 1),
-        "publishes": stream.publishes,
-        "pulled": stream.pulled,
-        "upstream": stream.upstream or None,
-        "recv_kbps": stream.kbps_in,
-        "fps": stream.fps,
-        "gop_ms": stream.gop_ms,
-        "behind_seconds": stream.behind,
-        "viewers": {"total": stream.total_viewers, **stream.viewers},
-        "waiting": stream.waiting,
-        "health": health(stream),
-        "worker": _worker(stream.worker),
-    }
-
-
-def _video(info: VideoInfo | None) -> answers.Video | None:
-    if info is None:
-        return None
-    return {
-        "codec": _codec_name(info.codec),
-        "profile": info.profile,
-        "level": info.level,
-        "width": info.width,
-        "height": info.height,
-    }
-
-
-def _audio(info: AudioInfo | None) -> answers.Audio | None:
-    if info is None:
-        return None
-    return {
-        "codec": _codec_name(info.codec),
-        "sample_rate": info.sample_rate,
-        "channel": info.channels,
-        "profile": info.profile,
-    }
-
-
-def _codec_name(codec: str) -> str:
-    return _CODEC_NAMES.get(codec, codec.upper())
-
-
-def _client(client: ClientFacts) -> answers.Client:
-    kinds = {"publish": "publish", "play": f"{client.protocol}-play"}
-    return {
-        "id": client.id,
-        "vhost": "__defaultVhost__",
-        "stream": str(client.key) if client.key is not None else "",
-        "ip": client.address,
-        "url": f"/{client.key}" if client.key is not None else "",
-        "name": client.key.name if client.key is not None else "",
-        "type": kinds.get(client.role, client.role),
-        "publish": client.role == "publish",
-        "alive": round(client.seconds, 1),
-        "send_bytes": client.bytes_out,
-        "recv_bytes": client.bytes_in,
-        "kbps": {"recv_30s": round(client.kbps_in_30s), "send_30s": round(client.kbps_out_30s)},
-        # Not in SRS
-        "protocol": client.protocol,
-        "role": client.role,
-        "agent": client.agent,
-        "node": client.node or None,
-        "session": client.session or None,
-        "worker": _worker(client.worker),
-    }
-
-
-def _worker(number: int) -> int | None:
-    """None where there are no workers."""
-    return None if number == ALONE else number
-
-
-def _workers(parts: Iterable[Numbers]) -> list[answers.Worker]:
-    """One entry for each worker process, by number."""
-    return [
-        {
-            "worker": each.worker,
-            "pid": each.pid,
-            "cpu_seconds": round(each.cpu_seconds, 2),
-            "cpu_share": each.now.cpu_share,
-            "mem_kbyte": each.now.resident_bytes // 1024,
-            "connections": each.connections,
-            "publishers": each.publishers,
-            "viewers": sum(each.viewers.values()),
-            "streams_held": each.now.held,
-            "kbps_out": round(each.now.kbps_out),
-            "ipc_bytes": each.ipc_bytes_in + each.ipc_bytes_out,
-            "restarts": each.restarts,
-        }
-        for each in sorted(parts, key=lambda each: each.worker)
-        if each.worker != ALONE
-    ]

@@ -8,14 +8,12 @@ from typing import Final
 
 from aiohttp import web
 
-from cluster.edge.pulls import PullFacts
+from cluster.api_fields import forward_fields, node_fields, pull_fields
 from cluster.edge.upstreams import Kind
 from cluster.fleet import Fleet
-from cluster.forward.push import ForwardFacts
 from cluster.neighbours import Neighbours
 from cluster.openapi import answers
 from cluster.placement import NobodyError, urls
-from cluster.registry import NodeRecord
 from cluster.reports import Numbers
 from pyrtmp.names import StreamKey, make_key, problem
 
@@ -49,7 +47,7 @@ class ClusterApi:
             "stress": self._neighbours.stress,
             "registry": self._registry(),
             "http_prefix": self._neighbours.prefix,
-            "nodes": [_node(each) for each in self._neighbours.nodes()],
+            "nodes": [node_fields(each) for each in self._neighbours.nodes()],
             "pulls": now.pulls,
             "forwards": now.forwards,
             "forward_failures": numbers.forward_failures,
@@ -67,7 +65,7 @@ class ClusterApi:
         return self._answer(answer)
 
     async def _get_nodes(self, request: web.Request) -> web.Response:
-        nodes = [_node(each) for each in self._neighbours.nodes()]
+        nodes = [node_fields(each) for each in self._neighbours.nodes()]
         answer: answers.NodesAnswer = {"registry": self._registry(), "nodes": nodes}
         return self._answer(answer)
 
@@ -95,46 +93,3 @@ def stream_key(request: web.Request) -> StreamKey:
     if wrong:
         raise web.HTTPBadRequest(text=f"stream: {wrong}")
     return make_key(app, name)
-
-
-def forward_fields(forward: ForwardFacts, now: float) -> answers.Forward:
-    """One forward, as the API tells it."""
-    return {
-        "stream": forward.stream,
-        "target": forward.target,
-        "state": forward.state,
-        "seconds": round(now - forward.since, 1),
-        "delay": round(forward.delay_seconds, 3),
-        "error": forward.error,
-        "attempts": forward.attempts,
-        "reconnects": forward.reconnects,
-        "bytes": forward.bytes,
-        "messages": forward.messages,
-        "dropped": forward.dropped,
-    }
-
-
-def pull_fields(pull: PullFacts) -> answers.Pull:
-    """One pull, as the API tells it."""
-    return {
-        "stream": str(pull.key),
-        "id": pull.id,
-        "upstream": pull.upstream or None,
-        "node": pull.node or None,
-        "delay": None if pull.delay is None else round(pull.delay, 4),
-        "error": pull.error,
-        "seconds": round(pull.seconds, 1),
-        "changes": pull.changes,
-    }
-
-
-def _node(node: NodeRecord) -> answers.Node:
-    return {
-        "id": node.id,
-        "role": node.role,
-        "group": node.group,
-        "rtmp": node.rtmp,
-        "http": node.http,
-        "stress": node.stress,
-        "draining": node.draining,
-    }

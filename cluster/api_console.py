@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from hls.static import read_files
+from hls.static import read_file, read_files
 
 PATH: Final = "/console/"
 
@@ -28,10 +28,11 @@ _HEADERS: Final = {
 
 
 class Console:
-    """Its files, read once."""
+    """Its files, read once; it looks like the viewers' page."""
 
     def __init__(self) -> None:
-        self._files = {file.name: file for file in read_files("cluster", "console")}
+        files = (*read_files("cluster", "console"), read_file("hls", "page", "theme.css"))
+        self._files = {file.name: file for file in files}
 
     def routes(self) -> list[web.RouteDef]:
         """Paths and who answers them."""

@@ -8,33 +8,28 @@ from time import monotonic
 
 from aiohttp import web
 
-from cluster.api_cluster import forward_fields, pull_fields, stream_key
-from cluster.facts import ClientFacts, StreamFacts
+from cluster.api_cluster import stream_key
+from cluster.api_fields import (
+    client_fields,
+    forward_fields,
+    holder_fields,
+    pull_fields,
+    refusal_fields,
+    stream_details,
+)
 from cluster.fleet import Fleet
 from cluster.neighbours import Neighbours
 from cluster.openapi import answers
-from cluster.registry import Copy, Lease
 from pyrtmp.names import StreamKey
-from pyrtmp.refusals import Refusal
 
 
 class ExplainApi:
-    """``answer`` makes a response of some fields, ``stream`` and ``client`` the fields of one."""
+    """``answer`` makes a response of some fields."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        neighbours: Neighbours | None,
-        answer: Callable[..., web.Response],
-        *,
-        stream: Callable[[StreamFacts], answers.StreamDetails],
-        client: Callable[[ClientFacts], answers.Client],
-    ) -> None:
+    def __init__(self, fleet: Fleet, neighbours: Neighbours | None, answer: Callable[..., web.Response]) -> None:
         self._fleet = fleet
         self._neighbours = neighbours
         self._answer = answer
-        self._stream = stream
-        self._client = client
 
     def routes(self) -> list[web.RouteDef]:
         """Paths and who answers them."""
@@ -48,12 +43,12 @@ class ExplainApi:
         answer: answers.ExplainAnswer = {
             "explain": {
                 "stream": str(key),
-                "facts": None if facts is None else self._stream(facts),
-                "publisher": next((self._client(each) for each in found.clients if each.role == "publish"), None),
-                "nodes": [self._client(each) for each in found.clients if each.role != "publish"],
+                "facts": None if facts is None else stream_details(facts),
+                "publisher": next((client_fields(each) for each in found.clients if each.role == "publish"), None),
+                "nodes": [client_fields(each) for each in found.clients if each.role != "publish"],
                 "pulls": [pull_fields(each) for each in found.pulls],
                 "forwards": [forward_fields(each, now) for each in found.forwards],
-                "refusals": [_refusal(each, wall) for each in found.refusals],
+                "refusals": [refusal_fields(each, wall) for each in found.refusals],
                 "registry": await self._registry(key),
             }
         }
@@ -66,25 +61,10 @@ class ExplainApi:
         if neighbours is None or facts is None:
             return None
         location = await neighbours.locate(key)
+        owner = location.owner
         return {
             "url": facts.name,
             "up": facts.up,
-            "owner": None if location.owner is None else {**_holder(location.owner), "epoch": location.owner.epoch},
-            "copies": [_holder(each) for each in location.copies],
+            "owner": None if owner is None else {**holder_fields(owner), "epoch": owner.epoch},
+            "copies": [holder_fields(each) for each in location.copies],
         }
-
-
-def _holder(record: Lease | Copy) -> answers.Holder:
-    return {"node": record.node, "rtmp": record.rtmp, "group": record.group}
-
-
-def _refusal(refusal: Refusal, now: float) -> answers.Refused:
-    return {
-        "what": refusal.what,
-        "address": refusal.address,
-        "code": refusal.code,
-        "why": refusal.why,
-        "at": round(refusal.at, 3),
-        "times": refusal.times,
-        "seconds": round(max(0.0, now - refusal.at), 1),
-    }

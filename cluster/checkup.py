@@ -18,6 +18,7 @@ from typing import Final, Literal
 
 from cluster.bandwidth import measure
 from cluster.config import Address, Config
+from cluster.hostport import format_host_port
 from cluster.tls.client import Outgoing, Trust
 
 Severity = Literal["problem", "warning"]
@@ -88,11 +89,12 @@ async def examine(config: Config, machine: Machine | None = None, *, running: bo
     for check in (_descriptors, _memory, _cores, _kernel, _clock, _certificate, _strangers, _kin):
         for finding in check(config, machine):
             yield finding
-    for found in await asyncio.gather(_registry(config), *_peers(config)):
+    tls = Outgoing(Trust(config.tls.ca, config.tls.client_certificate, config.tls.client_key))
+    for found in await asyncio.gather(_registry(config), *_peers(config, tls)):
         if found is not None:
             yield found
-    for setting, base, tls in await _measurable(config):  # one after the other: they share this machine's line
-        slow = _slow(setting, base, await measure(base, tls))
+    for setting, base, context in await _measurable(config, tls):  # one after the other: they share this machine's line
+        slow = _slow(setting, base, await measure(base, context))
         if slow is not None:
             yield slow
 
@@ -265,10 +267,9 @@ async def _registry(config: Config) -> Finding | None:
     return None
 
 
-def _peers(config: Config) -> Iterator[asyncio.Future[Finding | None]]:
+def _peers(config: Config, tls: Outgoing) -> Iterator[asyncio.Future[Finding | None]]:
     from cluster.forward.target import parse_target
 
-    tls = Outgoing(Trust(config.tls.ca, config.tls.client_certificate, config.tls.client_key))
     seen = set()
     wanted: list[tuple[str, str, int, str]] = [
         ("edge.origins", each.host, each.port, each.scheme) for each in config.edge.origins
@@ -288,7 +289,7 @@ async def _peer(setting: str, host: str, port: int, scheme: str, tls: Outgoing) 
     from pyrtmp.aio.client import Client
     from pyrtmp.errors import RefusedError, RtmpError
 
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    place = format_host_port(host, port)
     try:
         context = tls() if scheme in ("https", "rtmps") else None
         if scheme in ("http", "https"):
@@ -310,10 +311,9 @@ async def _peer(setting: str, host: str, port: int, scheme: str, tls: Outgoing) 
     return None
 
 
-async def _measurable(config: Config) -> list[tuple[str, str, ssl.SSLContext | None]]:
+async def _measurable(config: Config, tls: Outgoing) -> list[tuple[str, str, ssl.SSLContext | None]]:
     """Origins of which the address for viewers is known: where, what their paths begin with, what verifies them."""
     found: dict[str, tuple[str, ssl.SSLContext | None]] = {}
-    tls = Outgoing(Trust(config.tls.ca, config.tls.client_certificate, config.tls.client_key))
     for each in config.edge.origins:
         if each.scheme in ("http", "https"):
             found[str(each)] = "edge.origins", tls() if each.scheme == "https" else None

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from cluster.hostport import format_host_port
+
 if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.filter.graph import Graph
@@ -52,9 +54,9 @@ class Demo:
 
     async def start(self, address: Address) -> None:
         """Publish ``live/demo`` to the RTMP server at ``address``."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(address.host, address.host)
-        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        self._task = asyncio.get_running_loop().create_task(self._run(f"rtmp://{host}:{address.port}/{APP}/{NAME}"))
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(address.host, address.host)
+        place = format_host_port(host, address.port)
+        self._task = asyncio.get_running_loop().create_task(self._run(f"rtmp://{place}/{APP}/{NAME}"))
 
     async def close(self) -> None:
         """Stop publishing."""

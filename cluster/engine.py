@@ -22,6 +22,7 @@ from cluster.access.asking import Action
 from cluster.access.gate import Gate
 from cluster.callbacks.callbacks import Callbacks
 from cluster.callbacks.events import Segment
+from cluster.callbacks.posting import Poster
 from cluster.config import Config
 from cluster.edge import uplink
 from cluster.edge.pull import Claims
@@ -87,7 +88,6 @@ class Engine:
         self._https_port = https_port
         self.config = config
         """In force."""
-        limits = config.limits
         self.callbacks = Callbacks(
             config.callbacks, node=config.node.id, journal=structlog.get_logger("callbacks"),
             watching=lambda: self.site.audience.seconds, publisher=self._publisher,
@@ -95,38 +95,30 @@ class Engine:
         self.gate = Gate(config.access, hooks, more=self.callbacks.checks)
         """Who may publish and play."""
         self.server = Server(
-            stream=config.stream,
-            egress=config.egress,
-            limits=limits,
-            timeouts=config.timeouts,
             hooks=self.callbacks.hooks(self.gate.hooks()),
             journal=structlog.get_logger("rtmp"),
-            max_connections=limits.max_connections,
-            max_connections_per_address=limits.max_connections_per_address,
-            max_streams=limits.max_streams,
-            max_viewers_per_stream=limits.max_viewers_per_stream,
-            proxy_from=config.rtmp.proxy_from,
             node=config.node.id,
             kinship=Kinship(config.node.secrets),
         )
+        self._configure_server(config)
+        self._poster = Poster()
         self._callback = self._new_callback(config)
         self._tls = Outgoing(_trust(config))
         """For connections to other servers."""
         self.pulls: Pulls | None = None
         """What it fetches from other nodes, where it may."""
-        self.forwarder = Forwarder(
-            self.server.hub,
-            node=config.node.id,
+        self._new_forwarder = partial(
+            Forwarder, self.server.hub, node=config.node.id, limits=config.limits, kinship=self.server.kinship,
+            wanted=lambda stream: not stream.pulled, hops=lambda stream: stream.hops,
+            admits=partial(self._decides, Action.PUBLISH),
+        )
+        """For streams that are published here, to targets or up to origins."""
+        self.forwarder = self._new_forwarder(
             journal=structlog.get_logger("forward"),
             targets=_targets(config.forward.to),
             per_app=_per_app(config),
-            limits=limits,
-            wanted=lambda stream: not stream.pulled,
-            hops=lambda stream: stream.hops,
             extra_targets=self._callback,
             tls=self._tls,
-            kinship=self.server.kinship,
-            admits=partial(self._decides, Action.PUBLISH),
         )
         self.uplink: Forwarder | None = None
         """Passes on to origins what is published to an edge."""
@@ -176,37 +168,25 @@ class Engine:
         if self.config.node.role == "edge":
             takers = [each for each in origins if each.publishable]
             upstreams = Upstreams(takers, None if resolve is None else partial(resolve, kind="publish"))
-            self.uplink = Forwarder(
-                self.server.hub,
-                node=self.config.node.id,
+            self.uplink = self._new_forwarder(
                 journal=structlog.get_logger("uplink"),
                 targets=[uplink.TARGET],
-                limits=self.config.limits,
                 settings=uplink.SETTINGS,
-                wanted=lambda stream: not stream.pulled,
-                hops=lambda stream: stream.hops,
                 connect=uplink.Uplink(upstreams, self._tls, self._publishers_query).connect,
                 copies=False,
                 refused=self._uplink_refused,
-                kinship=self.server.kinship,
-                admits=partial(self._decides, Action.PUBLISH),
             )
             self.uplink.start()
         self._site = ViewerSite(
             self.server,
-            hls=self.config.hls,
-            cors_origins=self.config.http.cors_origins,
-            trust_forwarded_from=self.config.http.trust_forwarded_from,
             streams=self._list_streams,
             rtmp_port=self.rtmp_port,
             rtmps_port=self.rtmps_port,
             version=VERSION,
             feeds=feeds,
             elsewhere=self._send_elsewhere,
-            https_port=self._redirect_port(self.config),
-            prefix=self.config.http.prefix,
-            hosts=self.config.http.hosts,
         )
+        self._configure_site(self._site, self.config)
         self._site.hls.made = lambda key, entry: self.callbacks.segment_made(
             key, Segment(name=entry.name, duration=entry.duration, sequence=entry.sequence)
         )
@@ -282,7 +262,8 @@ class Engine:
         url = config.forward.ask_url
         if url is None:
             return None
-        return TargetCallback(url, node=self.config.node.id, journal=structlog.get_logger("forward"))
+        journal = structlog.get_logger("forward")
+        return TargetCallback(url, node=self.config.node.id, poster=self._poster, journal=journal)
 
     def _publisher(self, key: StreamKey) -> Request | None:
         """What the client asked for that publishes a stream here."""
@@ -364,6 +345,20 @@ class Engine:
 
     def configure(self, config: Config) -> None:
         """Use other settings, as far as they can change while this runs (``cluster.config.compare``)."""
+        self._configure_server(config)
+        if self._site is not None:
+            self._configure_site(self._site, config)
+        self.server.kinship.configure(config.node.secrets)
+        self._tls.configure(_trust(config))
+        if config.forward.ask_url != self.config.forward.ask_url:
+            self._callback = self._new_callback(config)
+        self.forwarder.configure(_targets(config.forward.to), _per_app(config), self._callback)
+        self.callbacks.configure(config.callbacks)
+        self.gate.configure(config.access, more=self.callbacks.checks)
+        self.server.hooks = self.callbacks.hooks(self.gate.hooks())
+        self.config = config
+
+    def _configure_server(self, config: Config) -> None:
         limits = config.limits
         self.server.configure(
             stream=config.stream,
@@ -376,24 +371,16 @@ class Engine:
             max_viewers_per_stream=limits.max_viewers_per_stream,
             proxy_from=config.rtmp.proxy_from,
         )
-        if self._site is not None:
-            self._site.configure(
-                hls=config.hls,
-                cors_origins=config.http.cors_origins,
-                trust_forwarded_from=config.http.trust_forwarded_from,
-                https_port=self._redirect_port(config),
-                prefix=config.http.prefix,
-                hosts=config.http.hosts,
-            )
-        self.server.kinship.configure(config.node.secrets)
-        self._tls.configure(_trust(config))
-        if config.forward.ask_url != self.config.forward.ask_url:
-            self._callback = self._new_callback(config)
-        self.forwarder.configure(_targets(config.forward.to), _per_app(config), self._callback)
-        self.callbacks.configure(config.callbacks)
-        self.gate.configure(config.access, more=self.callbacks.checks)
-        self.server.hooks = self.callbacks.hooks(self.gate.hooks())
-        self.config = config
+
+    def _configure_site(self, site: ViewerSite, config: Config) -> None:
+        site.configure(
+            hls=config.hls,
+            cors_origins=config.http.cors_origins,
+            trust_forwarded_from=config.http.trust_forwarded_from,
+            https_port=self._redirect_port(config),
+            prefix=config.http.prefix,
+            hosts=config.http.hosts,
+        )
 
     async def drain(self, seconds: float, cut: asyncio.Event, *, handover: bool | None = None) -> None:
         """Take nobody new and let everybody go: for at most ``seconds``, or until ``cut``.
@@ -444,6 +431,7 @@ class Engine:
         await self.forwarder.close()
         if self.uplink is not None:
             await self.uplink.close()
+        await self._poster.close()
         await self.server.close()
         await self.gate.close()
         if self._site is not None:

@@ -18,15 +18,14 @@ import ssl
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from email.utils import formatdate
-from http import HTTPStatus
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from aiohttp import HttpVersion11, hdrs, web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import hdrs, web
 
+from hls.answers import REMEMBERED, Answer, Answered, answer_head, header_fields, validated
 from hls.audience import Audience, Watched
+from hls.connections import ViewerConnections
 from hls.hosts import HOST, Hosts
 from hls.live import HlsService, Reply
 from hls.settings import HlsSettings
@@ -37,7 +36,6 @@ from pyrtmp.aio.handshakes import Handshakes
 from pyrtmp.aio.listener import Listener, bind
 from pyrtmp.aio.playing import IMPATIENT_SECONDS
 from pyrtmp.aio.server import Server
-from pyrtmp.aio.sockets import set_keepalive
 from pyrtmp.errors import RedirectedError, RefusedError
 from pyrtmp.hooks import Request
 from pyrtmp.kin import HEADER, STRANGER, Kin
@@ -52,9 +50,6 @@ CONTENT_SECURITY_POLICY: Final = (
 
 HEADER_SECONDS: Final = 10.0
 """From accept to the first whole request head (nginx: 60, SRS: none)."""
-
-KEEPALIVE_SECONDS: Final = 75.0
-"""From one answer to the next whole request head (nginx: 75)."""
 
 WHOLE: Final = "X-Whole-Playlist"
 """Header of a request for a playlist, set by a balancer in front of several edges: answer 404 at once if this one has
@@ -75,20 +70,11 @@ _REFUSAL: Final = {
     429: "Retry-After: 10\r\n",
     503: "Retry-After: 1\r\n",
 }
-_FULL: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nServer: pyrtmp\r\nConnection: close\r\nRetry-After: 1\r\n"
-    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\n\r\nthe server takes no more connections\n"
-)
-"""For one connection too many, whatever it would have asked."""
 _CAUSES: Final = {404: "not_found", 503: "busy"}
 """Why a viewer failed (``Server.viewer_failed``), by the status of its answer."""
 _TICK_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
 """How long the page's list waits for a stream that another node may have."""
-_REMEMBERED: Final = 1024
-"""Paths and header blocks kept ready, so that they are made once and not for every request."""
-_JOINED: Final = 16 * 1024
-"""Up to so many bytes a body is copied behind its head, which is cheaper than handing over two buffers."""
 
 Elsewhere: TypeAlias = Callable[[StreamKey], Awaitable[str]]
 """Where a viewer is to go instead: the beginning of a URL, ``http://host:port``, or ""."""
@@ -145,7 +131,7 @@ class ViewerSite:
             file.name: file for file in (*read_files("hls", "page"), *read_files("hls", "page", "vendor"))
         }
         self._header_seconds = header_seconds
-        self._connections: _Connections | None = None
+        self._connections: ViewerConnections | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._servers: list[asyncio.Server] = []
         self._listeners: list[Listener] = []
@@ -209,10 +195,10 @@ class ViewerSite:
         self._server.journal.warning("refused", address=address, what="connection")
         return False
 
-    def _open(self) -> _Connections:
+    def _open(self) -> ViewerConnections:
         """What is needed to serve connections, besides listening."""
         if self._connections is None:
-            self._connections = _Connections(self._answer, self._server, lambda address: address in self._proxies)
+            self._connections = ViewerConnections(self._answer, self._server, lambda address: address in self._proxies)
             self._tick()
         return self._connections
 
@@ -259,7 +245,7 @@ class ViewerSite:
 
     # Requests
 
-    async def _answer(self, request: web.BaseRequest) -> _Answered:
+    async def _answer(self, request: web.BaseRequest) -> Answered:
         assert self._connections is not None
         self._connections.asked(request.protocol)
         try:
@@ -275,12 +261,12 @@ class ViewerSite:
             raise _Refused(405, "this server answers GET, HEAD and OPTIONS")
         except _Moved as moved:
             fields = self._fields(request, "", "no-store", more=f"Location: {moved.url}\r\n")
-            return _Answer(request, moved.status, fields)
+            return Answer(request, moved.status, fields)
         except _Refused as refusal:
             fields = self._fields(
                 request, "text/plain; charset=utf-8", "no-store", more=_REFUSAL.get(refusal.status, "")
             )
-            return _Answer(request, refusal.status, fields, f"{refusal.why}\n".encode())
+            return Answer(request, refusal.status, fields, f"{refusal.why}\n".encode())
 
     def _secure_url(self, request: web.BaseRequest) -> str:
         """The same with TLS.  Raises ``_Refused``."""
@@ -291,7 +277,7 @@ class ViewerSite:
         query = request.rel_url.raw_query_string
         return f"https://{host[1]}{port}{request.rel_url.raw_path}" + (f"?{query}" if query else "")
 
-    async def _get(self, request: web.BaseRequest) -> _Answered:
+    async def _get(self, request: web.BaseRequest) -> Answered:
         path = self._below_prefix(request)
         media = _media(path, self._server.limits.max_name_bytes)
         if media is not None:
@@ -315,7 +301,7 @@ class ViewerSite:
         if path.startswith("/_page/"):
             return self._file(request, path.removeprefix("/_page/").removeprefix("vendor/"))
         if path == "/favicon.ico":  # the page brings its icon along; browsers ask all the same
-            return _Answer(request, 204, self._fields(request, "", "max-age=86400"))
+            return Answer(request, 204, self._fields(request, "", "max-age=86400"))
         raise self._no_page()
 
     def _below_prefix(self, request: web.BaseRequest) -> str:
@@ -333,7 +319,7 @@ class ViewerSite:
             404, f"there is no such page; streams are {self._prefix}/app/stream.flv and {self._prefix}/app/stream.m3u8"
         )
 
-    async def _serve(self, request: web.BaseRequest, media: _Media, kin: Kin) -> _Answered:
+    async def _serve(self, request: web.BaseRequest, media: _Media, kin: Kin) -> Answered:
         """What belongs to a stream."""
         came = monotonic()
         key, kind, file = media
@@ -354,8 +340,8 @@ class ViewerSite:
             reply = await self.hls.segment(key.app, key.name, file, query=query)
         return self._reply(request, key, reply, came)
 
-    def _options(self, request: web.BaseRequest) -> _Answered:
-        return _Answer(request, 204, self._fields(request, "", "", more=_PREFLIGHT))
+    def _options(self, request: web.BaseRequest) -> Answered:
+        return Answer(request, 204, self._fields(request, "", "", more=_PREFLIGHT))
 
     def _fields(
         self, request: web.BaseRequest, content_type: str, cache_control: str, *, etag: str = "", more: str = ""
@@ -367,18 +353,18 @@ class ViewerSite:
             if origin not in self._origins:
                 origin = ""
             vary = "Origin" if self._origins else ""
-        return _fields(content_type, cache_control, etag, origin, vary, more)
+        return header_fields(content_type, cache_control, etag, origin, vary, more)
 
     # The page
 
-    def _file(self, request: web.BaseRequest, name: str) -> _Answered:
+    def _file(self, request: web.BaseRequest, name: str) -> Answered:
         file = self._page.get(name)
         if file is None:
             raise _Refused(404, "the page has no such file")
         fields = self._fields(request, file.content_type, "no-cache", etag=file.etag, more=_PAGE)
-        return _validated(request, fields, file.body, file.etag)
+        return validated(request, fields, file.body, file.etag)
 
-    async def _list(self, request: web.BaseRequest) -> _Answered:
+    async def _list(self, request: web.BaseRequest) -> Answered:
         """The page's list.  ``?stream=app/name``: one that its reader waits for; another node may have it."""
         wanted = request.rel_url.query.get("stream")
         hub = self._server.hub
@@ -394,7 +380,7 @@ class ViewerSite:
             streams = await streams
         facts = {"streams": streams, **self._rtmp_ports, "version": self._version}
         fields = self._fields(request, "application/json; charset=utf-8", "no-store")
-        return _Answer(request, 200, fields, json.dumps(facts).encode())
+        return Answer(request, 200, fields, json.dumps(facts).encode())
 
     # Media
 
@@ -459,7 +445,7 @@ class ViewerSite:
             self._server.journal.error("hook_failed", conn=asked.client, error=repr(error))
             raise _Refused(403, "the server could not decide") from None
 
-    async def _flv(self, request: web.BaseRequest, key: StreamKey, kin: Kin, came: float) -> _Answered:
+    async def _flv(self, request: web.BaseRequest, key: StreamKey, kin: Kin, came: float) -> Answered:
         kinship = self._server.kinship
         asked = replace(self._asked(request, key, "flv"), admitted_by=kinship.admitted_by(kin, "play", key))
         key = await self._allow(asked) or key
@@ -471,7 +457,7 @@ class ViewerSite:
         if request.method == "HEAD":
             if request.transport is not None:
                 request.transport.write(self._flv_head(request))
-            return _Answered()
+            return Answered()
         wait = hub.settings.play_wait_seconds
         stream = await self._live(key, asked.query, wait if kin.wait else min(wait, IMPATIENT_SECONDS), kin)
         assert self._connections is not None
@@ -481,7 +467,7 @@ class ViewerSite:
             raise _Refused(503, "the server takes no more viewers")
         transport = request.transport
         if transport is None or not await self._drained(request, transport):
-            return _Answered()
+            return Answered()
         agent = request.headers.get("User-Agent", "")[:128]
         try:
             said = ""
@@ -500,18 +486,18 @@ class ViewerSite:
             raise _Refused(503, "the server is out of resources") from None
         if viewer.done is None:
             request.protocol.force_close()  # not to wait for the rest of a body, nor to read what the viewer reads
-            return _Answered()
+            return Answered()
         try:
             await viewer.done
         finally:
             viewer.close("gone")
-        return _Answered()
+        return Answered()
 
     def _flv_head(self, request: web.BaseRequest, said: str = "") -> bytes:
         """All that goes before the FLV; ``said``: what another node is told."""
         more = f"{_FLV}{HEADER}: {said}\r\n" if said else _FLV
         # No length and no chunks: the body ends with the connection (RFC 9112, 6.3), which HTTP/1.0 knows as well.
-        return _head(200, self._fields(request, "video/x-flv", "no-store", more=more), None, "close", int(time()))
+        return answer_head(200, self._fields(request, "video/x-flv", "no-store", more=more), None, "close", int(time()))
 
     async def _drained(self, request: web.BaseRequest, transport: asyncio.Transport) -> bool:
         """Wait until the answers to the requests before have left; whether they did."""
@@ -564,7 +550,7 @@ class ViewerSite:
             raise _Refused(404, f"{key} is not published")
         return stream
 
-    def _reply(self, request: web.BaseRequest, key: StreamKey, reply: Reply, came: float) -> _Answer:
+    def _reply(self, request: web.BaseRequest, key: StreamKey, reply: Reply, came: float) -> Answer:
         if reply.status != 200:
             raise _Refused(reply.status, bytes(reply.body).decode().strip())
         cache = reply.cache_control
@@ -572,7 +558,7 @@ class ViewerSite:
             # What this viewer may see is not for others that share a proxy (RFC 9111, 5.2.2.7).
             cache = cache.replace("public", "private")
         fields = self._fields(request, reply.content_type, cache, etag=reply.etag)
-        answer = _validated(request, fields, reply.body, reply.etag)
+        answer = validated(request, fields, reply.body, reply.etag)
         server = self._server
         address = self._address(request)
         agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
@@ -591,154 +577,6 @@ class ViewerSite:
             "stop", address=address, stream=str(key), agent=agent, protocol="hls",
             seconds=round(watched.seen - watched.since, 1), bytes=watched.bytes_out, requests=watched.requests,
         )
-
-
-class _Connections(web.Server):
-    """Keeps the HTTP connections, and the deadline of those that have not asked for anything yet.
-
-    After the first request aiohttp's own keep-alive timer counts.
-    """
-
-    def __init__(
-        self, answer: Callable[[web.BaseRequest], Any], server: Server, is_proxy: Callable[[str], bool]
-    ) -> None:
-        super().__init__(answer, handler_cancellation=True)
-        self._rtmp = server
-        self._is_proxy = is_proxy
-        self._silent: dict[RequestHandler, float] = {}
-        self._held: dict[RequestHandler, str | None] = {}
-        """Those that count against the server's limits: whose they are; None: a proxy's."""
-
-    def __call__(self) -> RequestHandler:
-        return _Handler(self, self._rtmp)
-
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        if not self._rtmp.has_room_for_connection(self._whose(handler)):
-            self._rtmp.journal.warning("refused", address=self._whose(handler) or "proxy", what="connection")
-            transport.write(_FULL)
-            transport.close()
-            return
-        self.hold(handler)
-        self._silent[handler] = monotonic()
-        # Also bounds how long a player may leave an answer unread.
-        set_keepalive(transport.get_extra_info("socket"), self._rtmp.timeouts.write_stall)
-
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        self._silent.pop(handler, None)
-        self.let_go(handler)
-
-    def hold(self, handler: RequestHandler) -> None:
-        """Count a connection, if it is still there."""
-        if handler.transport is not None:
-            self._held[handler] = self._whose(handler)
-            self._rtmp.hold(self._held[handler])
-
-    def let_go(self, handler: RequestHandler) -> None:
-        """It is gone, or counted as something else."""
-        if handler in self._held:
-            self._rtmp.let_go(self._held.pop(handler))
-
-    def _whose(self, handler: RequestHandler) -> str | None:
-        peer = None if handler.transport is None else handler.transport.get_extra_info("peername")
-        address = str(peer[0]) if isinstance(peer, tuple) else "unix"
-        return None if self._is_proxy(address) else address
-
-    def asked(self, handler: RequestHandler) -> None:
-        """A whole request head came."""
-        self._silent.pop(handler, None)
-
-    def expire(self, before: float) -> None:
-        """Close connections made before that time that have not asked for anything."""
-        for handler, since in list(self._silent.items()):
-            if since > before:
-                return  # in order of age
-            del self._silent[handler]
-            self._rtmp.counters.refused["http_timeout"] += 1
-            handler.force_close()
-
-
-class _Handler(RequestHandler):
-    """A connection whose failures go to the journal: one line for what a peer does, no traceback."""
-
-    __slots__ = ("_rtmp",)
-
-    def __init__(self, manager: web.Server, server: Server) -> None:
-        super().__init__(
-            manager, loop=asyncio.get_running_loop(), keepalive_timeout=KEEPALIVE_SECONDS, tcp_keepalive=False,
-            access_log=None,  # type: ignore[arg-type]  # None turns it off
-        )
-        self._rtmp = server
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """Answer what is not HTTP, and what failed here; always the connection's last answer."""
-        if status < 500:
-            self._rtmp.counters.refused["http_malformed"] += 1
-            self._rtmp.journal.warning("http_malformed", address=request.remote or "unix", error=type(exc).__name__)
-            why = "the request is not valid HTTP"
-        else:
-            self._rtmp.counters.refused["internal"] += 1
-            self._rtmp.journal.error("internal_error", address=request.remote or "unix", error=repr(exc))
-            why = "the server failed to answer"
-        if request.writer.output_size > 0:
-            raise ConnectionResetError("an answer had begun")
-        response = web.Response(status=status, text=f"{why}\n", headers={"Server": "pyrtmp"})
-        response.force_close()
-        return response
-
-
-class _Answered:
-    """What aiohttp asks of a response.  This one was written by somebody else; the connection is not used again."""
-
-    __slots__ = ("keep_alive",)
-
-    def __init__(self) -> None:
-        self.keep_alive = False
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Everything is done in ``write_eof``."""
-
-    async def write_eof(self) -> None:
-        """Write the answer.  Raises ``ConnectionError``."""
-
-
-class _Answer(_Answered):
-    """An answer whose body is at hand; it takes a third of the time of ``web.Response``.
-
-    ``fields``: its header lines, except those about its end.  ``length`` is how much of the body goes out.
-    """
-
-    __slots__ = ("_body", "_head", "_request", "length")
-
-    def __init__(self, request: web.BaseRequest, status: int, fields: bytes, body: bytes | memoryview = b"") -> None:
-        self.keep_alive = request.keep_alive
-        connection = ""
-        if not self.keep_alive:
-            connection = "close"
-        elif request.version < HttpVersion11:
-            connection = "keep-alive"
-        length = len(body)
-        self._head = _head(status, fields, None if status in (204, 304) else length, connection, int(time()))
-        if request.method == "HEAD":
-            body, length = b"", 0
-        self.length = length
-        self._request = request
-        self._body = body
-
-    async def write_eof(self) -> None:
-        request = self._request
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client is gone")
-        if self.length > _JOINED:
-            transport.writelines((self._head, self._body))
-        else:
-            transport.write(b"".join((self._head, self._body)))
-        if request.protocol.writing_paused:
-            await request.writer.drain()
 
 
 class _Refused(Exception):
@@ -768,7 +606,7 @@ class _Media(NamedTuple):
     file: str = ""
 
 
-@functools.lru_cache(_REMEMBERED)
+@functools.lru_cache(REMEMBERED)
 def _media(path: str, max_name_bytes: int) -> _Media | None:
     """What of a stream ``path`` asks for; None: nothing of a stream.  Raises ``_Refused`` for a bad name."""
     path = path[1:]
@@ -795,44 +633,6 @@ def _key(path: str, max_name_bytes: int) -> StreamKey:
     return make_key(app, name)
 
 
-def _validated(request: web.BaseRequest, fields: bytes, body: bytes | memoryview, etag: str) -> _Answer:
-    """``body``, or 304 when the client has it."""
-    condition = request.headers.get(hdrs.IF_NONE_MATCH)
-    if condition is not None and _matches(condition, etag):
-        return _Answer(request, 304, fields)
-    return _Answer(request, 200, fields, body)
-
-
-@functools.lru_cache(_REMEMBERED)
-def _fields(content_type: str, cache_control: str, etag: str, origin: str, vary: str, more: str) -> bytes:
-    """Header lines; none for values that are ""."""
-    lines = [
-        f"{name}: {value}\r\n"
-        for name, value in (
-            ("Server", "pyrtmp"), ("X-Content-Type-Options", "nosniff"), ("Content-Type", content_type),
-            ("Cache-Control", cache_control), ("ETag", etag), ("Access-Control-Allow-Origin", origin), ("Vary", vary),
-        )
-        if value
-    ]  # fmt: skip
-    return ("".join(lines) + more).encode()
-
-
-@functools.lru_cache(_REMEMBERED)
-def _head(status: int, fields: bytes, length: int | None, connection: str, now: int) -> bytes:
-    """All that goes before a body; ``now`` for the Date, which changes once a second."""
-    lines = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {formatdate(now, usegmt=True)}\r\n"
-    if connection:
-        lines += f"Connection: {connection}\r\n"
-    if length is not None:
-        lines += f"Content-Length: {length}\r\n"
-    return lines.encode() + fields + b"\r\n"
-
-
 def _watching_seconds(settings: HlsSettings) -> float:
     """How long after its last request an HLS player still watches."""
     return max(3 * settings.max_fragment, settings.window)
-
-
-def _matches(condition: str, etag: str) -> bool:
-    """If-None-Match, by weak comparison (RFC 9110, 13.1.2): a list of tags, each maybe weak, or ``*``."""
-    return condition == etag or any(tag.strip().removeprefix("W/") in (etag, "*") for tag in condition.split(","))

@@ -6,6 +6,7 @@ import hashlib
 import mimetypes
 from collections.abc import Iterator
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import NamedTuple
 
 
@@ -24,8 +25,17 @@ def read_files(package: str, *folders: str) -> Iterator[StaticFile]:
     """Those in a folder of ``package``, notes for developers left out."""
     for entry in files(package).joinpath(*folders).iterdir():
         if entry.is_file() and not entry.name.endswith(".md"):
-            body, name = entry.read_bytes(), entry.name
-            yield StaticFile(name, body, _content_type(name), f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+            yield _read(entry)
+
+
+def read_file(package: str, *path: str) -> StaticFile:
+    """One of ``package``."""
+    return _read(files(package).joinpath(*path))
+
+
+def _read(entry: Traversable) -> StaticFile:
+    body, name = entry.read_bytes(), entry.name
+    return StaticFile(name, body, _content_type(name), f'"{hashlib.sha256(body).hexdigest()[:16]}"')
 
 
 def _content_type(name: str) -> str:

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import hmac
 import json
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from secrets import token_hex
 from typing import Any, Final
 
 from pyrtmp.kin import ENTRY, STRANGER, Kin, parse_header
@@ -102,7 +102,7 @@ class Kinship:
         """The value of a request's header, printable ASCII."""
         said = kin.entry()[ENTRY]
         if self._secrets:
-            said |= {"nonce": secrets.token_hex(16), "time": str(int(self._now()))}
+            said |= {"nonce": token_hex(16), "time": str(int(self._now()))}
             said["proof"] = _proof(self._secrets[0], said, ASKS, _HTTP)
         return json.dumps(said)
 

@@ -14,7 +14,7 @@ from cluster.callbacks.events import AnswerError, Decision, Dialect, Event, Segm
 from cluster.callbacks.mediamtx import Mediamtx
 from cluster.callbacks.nginx_rtmp import NginxRtmp
 from cluster.callbacks.notifications import Notifications
-from cluster.callbacks.pacing import Pace
+from cluster.callbacks.pacing import RateLimiter
 from cluster.callbacks.posting import Poster
 from cluster.callbacks.sessions import HlsSessions
 from cluster.callbacks.srs import Srs
@@ -50,7 +50,7 @@ class _BackEnd:
         self._seconds = settings.deadline_seconds
         self._secret = settings.signing_secret
         self._turn = asyncio.Semaphore(settings.concurrency)
-        self._pace = Pace(settings.per_second)
+        self._rate = RateLimiter(settings.per_second)
         self._most = settings.concurrency * (1 + WAITING)
         self._asking = 0
         self.allow_on_failure = settings.on_failure == "allow"
@@ -75,7 +75,7 @@ class _BackEnd:
     async def send(self, event: Event, subject: Subject) -> Decision:
         """As soon as the rate allows it.  Raises ``AnswerError``."""
         dialect = self._dialect
-        await self._pace.turn()
+        await self._rate.turn()
         reply = await self._poster.post(
             self._urls[event], dialect.content_type, dialect.write(event, subject), secret=self._secret,
             seconds=self._seconds, answer_bytes=dialect.answer_bytes,

@@ -28,7 +28,7 @@ class Event(StrEnum):
     """A segment was made."""
 
 
-class AnswerError(Exception):
+class AnswerError(OSError):
     """The back end gave no answer of use; the text says why, and repeats neither its URL nor what it answered."""
 
 

@@ -8,7 +8,7 @@ from time import monotonic
 from pyrtmp.bucket import Bucket
 
 
-class Pace:
+class RateLimiter:
     """``per_second`` of something, up to a second's worth of them at once; 0: any number."""
 
     def __init__(self, per_second: float) -> None:

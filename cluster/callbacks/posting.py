@@ -57,6 +57,8 @@ class Poster:
                     return await self._post(url, headers, body, answer_bytes)
         except TimeoutError:
             raise AnswerError(f"no answer within {seconds:g} s") from None
+        except AnswerError:
+            raise
         except (aiohttp.ClientError, OSError, ValueError) as error:  # its own text may hold the URL, and that a token
             number = getattr(error, "errno", None)
             raise AnswerError(os.strerror(number) if number and number > 0 else type(error).__name__) from None

@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from cluster.access.rules import KeyEntry, Rule
 from cluster.config.text import GIB, KIB, MIB, toml
 from cluster.forward.target import parse_target
+from cluster.hostport import format_host_port, parse_host_port
 from cluster.registry.urls import check_prefix
 from cluster.registry.urls import parse as parse_registry
 from hls.hosts import check_host
@@ -49,23 +50,12 @@ class Address:
             return text
         if not isinstance(text, str):
             raise ValueError(f"should be text such as \"0.0.0.0:1935\" or \"[::]:1935\", not {toml(text)}")
-        match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", text)
-        if match is None:
-            hint = " (an IPv6 address stands in brackets)" if text.count(":") > 1 and "[" not in text else ""
-            raise ValueError(f"should be host:port, such as 0.0.0.0:1935 or [::]:1935{hint}, not {toml(text)}")
-        bracketed, plain, port = match[1], match[2], int(match[3])
+        host, port = parse_host_port(text, form="host:port, such as 0.0.0.0:1935 or [::]:1935")
         if port > 65535:
             raise ValueError(f"the port should be 0 to 65535, not {port}")
-        try:
-            if bracketed is not None:
-                ipaddress.IPv6Address(bracketed)
-            elif re.fullmatch(r"[0-9.]+", plain):
-                ipaddress.IPv4Address(plain)
-        except ValueError:
-            raise ValueError(f"{toml(bracketed or plain)} is not an IP address") from None
-        if plain is not None and not re.fullmatch(r"(?!-)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?", plain):
-            raise ValueError(f"{toml(plain)} is not a host name")
-        return cls(bracketed or plain, port)
+        if "_" in host and ":" not in host:  # nor can it stand in a node's record (cluster.registry.records)
+            raise ValueError(f"{toml(host)} is not a host name")
+        return cls(host, port)
 
     @property
     def is_loopback(self) -> bool:
@@ -85,7 +75,7 @@ class Address:
         )
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_host_port(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)

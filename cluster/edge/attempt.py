@@ -116,9 +116,8 @@ class Attempt(ABC):
         """When what the upstream keeps for joiners had come."""
         return math.inf if self._first is None else self._first + LIVELY_SECONDS
 
-    def ask(self) -> bool:
-        """Ask how far the stream is at the upstream (``pyrtmp.delay``); whether there is a way to."""
-        return False
+    def ask(self) -> None:  # noqa: B027
+        """Ask how far the stream is at the upstream (``pyrtmp.delay``), where there is a way to."""
 
     def feed(self, take: Callable[[Message], None]) -> None:
         """Hand over what came so far, and everything from now on."""

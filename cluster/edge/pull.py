@@ -49,14 +49,14 @@ FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 2.0
 """Seconds between two searches for a stream that nobody has."""
 
+LOST_PAUSE: Final = 0.4
+"""The same for a stream that viewers had, whose publisher may come back any time, to another origin."""
+
 BESIDE_SECONDS: Final = 2.0
 """How long the others have, once all are asked, to show that they have more than a doubtful upstream."""
 
 _QUERY: Final = re.compile(r"[!-~]{0,1024}")
 """What is passed on: printable ASCII, as in a URL."""
-
-LOST_PAUSE: Final = 0.4
-"""The same for a stream that viewers had, whose publisher may come back any time, to another origin."""
 
 MAX_SEARCHES: Final = 100
 """Searches for lost streams in a second; with more of them to look for pauses get longer."""

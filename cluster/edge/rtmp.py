@@ -28,12 +28,10 @@ class RtmpAttempt(Attempt):
     _client: Client | None = None
     _asked = 0
 
-    def ask(self) -> bool:
-        if self._client is None or not self.kin.node or self.meter.waiting:
-            return False
-        self._asked = self._client.call(CALL)
-        self.meter.asked(monotonic())
-        return True
+    def ask(self) -> None:
+        if self._client is not None and self.kin.node and not self.meter.waiting:
+            self._asked = self._client.call(CALL)
+            self.meter.asked(monotonic())
 
     async def _play(self) -> None:
         # Redirections (connect answered with another address) are not followed: only known addresses are dialled.

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Final, Literal, Protocol
 from urllib.parse import quote
 
+from cluster.hostport import format_host_port
 from pyrtmp.names import StreamKey
 
 _SAFE: Final = "!$%&'()*+,-./:;=?@_~"
@@ -46,7 +47,7 @@ class Upstream:
         return self.scheme in ("rtmp", "rtmps")
 
     def __str__(self) -> str:
-        address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        address = format_host_port(self.host, self.port)
         return address if self.scheme == "rtmp" else f"{self.scheme}://{address}{self.prefix}"
 
 

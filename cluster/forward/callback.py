@@ -12,12 +12,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any, Final
 
-import aiohttp
-from yarl import URL
-
+from cluster.callbacks.events import AnswerError
+from cluster.callbacks.posting import Poster
 from cluster.forward.target import Target, parse_target
 from pyrtmp.aio.connection import Connection
 from pyrtmp.journal import Journal
@@ -38,54 +36,39 @@ _VHOST: Final = "__defaultVhost__"
 _SHAPE: Final = '{"code": 0, "data": {"urls": [...]}}'
 
 
-class AnswerError(OSError):
-    """The back end gave no targets; the text says why, and repeats neither its URL nor what it answered."""
-
-
 class TargetCallback:
-    """Asks ``url`` where else a stream goes; a ``cluster.forward.forwarder.ExtraTargets``.  ``node`` is this one."""
+    """Asks ``url`` where else a stream goes; a ``cluster.forward.forwarder.ExtraTargets``.
 
-    def __init__(self, url: str, *, node: str, journal: Journal) -> None:
-        self._url = URL(url, encoded=True)  # as it is written
+    ``node`` is this one.  Asks by ``poster``, which whoever made it closes.
+    """
+
+    def __init__(self, url: str, *, node: str, poster: Poster, journal: Journal) -> None:
+        self._url = url
         self._node = node
+        self._poster = poster
         self._journal = journal
         self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, stream: Stream) -> Sequence[Target]:
         """Ask once.  A URL that is no target is left out, with a line in the journal.
 
-        Raises ``OSError``, ``TimeoutError`` included, when there is no answer of use.
+        Raises ``AnswerError``.
         """
-        question = ask(stream, self._node)
+        question = json.dumps(ask(stream, self._node)).encode()
         async with self._turn:
-            try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    answer = await self._post(question)
-            except aiohttp.ClientError as error:  # its own text may hold the URL, and that a token
-                raise AnswerError(getattr(error, "strerror", None) or type(error).__name__) from None
+            reply = await self._poster.post(
+                self._url, "application/json", question, secret="", seconds=ANSWER_SECONDS,
+                answer_bytes=MAX_ANSWER_BYTES,
+            )  # fmt: skip
+        if reply.status != 200:
+            raise AnswerError(f"the callback answered {reply.status}")
         targets: list[Target] = []
-        for number, url in enumerate(read_answer(answer), 1):
+        for number, url in enumerate(read_answer(reply.body), 1):
             try:
                 targets.append(parse_target(url))
             except ValueError as error:
                 self._journal.warning("forward_target_refused", stream=str(stream.key), url=number, error=str(error))
         return targets
-
-    async def _post(self, question: dict[str, str]) -> bytes:
-        # What is compressed could unpack to more than is wanted; a redirect leads where no operator pointed.
-        headers = {"Accept-Encoding": "identity"}
-        async with (
-            aiohttp.ClientSession(headers=headers, auto_decompress=False) as http,
-            http.post(self._url, json=question, allow_redirects=False) as response,
-        ):
-            if response.status != HTTPStatus.OK:
-                raise AnswerError(f"the callback answered {response.status}")
-            body = bytearray()
-            async for data in response.content.iter_any():
-                body += data
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise AnswerError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
-            return bytes(body)
 
 
 def ask(stream: Stream, node: str) -> dict[str, str]:

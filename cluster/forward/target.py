@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from cluster.hostport import format_host_port
 from pyrtmp.names import StreamKey
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]+)")
@@ -48,8 +49,8 @@ class Target:
 
     def resolve(self, key: StreamKey) -> Destination:
         """Where the stream ``key`` goes."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        base = f"{'rtmps' if self.secure else 'rtmp'}://{host}:{self.port}/{_fill(self.app, key)}/"
+        address = format_host_port(self.host, self.port)
+        base = f"{'rtmps' if self.secure else 'rtmp'}://{address}/{_fill(self.app, key)}/"
         place = base + _fill(self.name, key)
         label = place if _PLACEHOLDER.search(self.name) else base + _HIDDEN
         return Destination(f"{place}?{_fill(self.query, key)}" if self.query else place, label)

@@ -178,6 +178,21 @@ class Draft:
         return lines
 
 
+def as_number(name: str, divisor: int = 1) -> Carry:
+    """For a directive whose value becomes the setting ``name``; see ``Draft.number``."""
+    return lambda draft, directive: draft.number(name, directive.value, directive, divisor=divisor)
+
+
+def unless(value: str, advice: str) -> Carry:
+    """For a directive that is so here anyway when it has that value."""
+
+    def carry(draft: Draft, directive: Directive) -> None:
+        if directive.value != value:
+            draft.leave(directive, advice)
+
+    return carry
+
+
 def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 

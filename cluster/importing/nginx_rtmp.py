@@ -8,7 +8,7 @@ from typing import Final
 
 from cluster.importing.admission import Entry, checks
 from cluster.importing.blocks import Directive
-from cluster.importing.draft import SAME, Carry, Draft
+from cluster.importing.draft import SAME, Carry, Draft, as_number, unless
 
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 _SIZES: Final = {"k": 1024, "m": 1024**2, "g": 1024**3, "": 1}
@@ -53,20 +53,6 @@ def _size(setting: str) -> Carry:
     return carry
 
 
-def _number(setting: str) -> Carry:
-    return lambda draft, directive: draft.number(setting, directive.value, directive)
-
-
-def _unless(value: str, advice: str) -> Carry:
-    """For a directive that is so here anyway when it has that value."""
-
-    def carry(draft: Draft, directive: Directive) -> None:
-        if directive.value != value:
-            draft.leave(directive, advice)
-
-    return carry
-
-
 # Around the applications
 
 
@@ -82,7 +68,6 @@ def _workers(draft: Draft, directive: Directive) -> None:
         draft.leave(directive, "node.workers is one for each core, and all of them serve every stream")
 
 
-_ANOTHER: Final = "is not read: it does not belong to the RTMP server"
 _WEB: Final = (
     "is not read: viewers get HLS and HTTP-FLV at http.listen, /APP/NAME.m3u8 and /APP/NAME.flv; nginx can stand in "
     "front (config/nginx.conf). Statistics and control are at api.listen"
@@ -132,14 +117,14 @@ def _idle_streams(draft: Draft, directive: Directive) -> None:
 
 
 _APPLICATION: Final[Mapping[str, Carry]] = {
-    "max_connections": _number("limits.max_connections"),
+    "max_connections": as_number("limits.max_connections"),
     "max_message": _size("limits.max_message_bytes"),
-    "max_streams": _number("limits.max_message_streams"),
+    "max_streams": as_number("limits.max_message_streams"),
     "drop_idle_publisher": _time("timeouts.media_idle"),
     "allow": SAME,  # see _rules
     "deny": SAME,
     "timeout": "every state has a deadline of its own: section [timeouts]",
-    "notify_method": _unless("post", "the back end is asked with POST only"),
+    "notify_method": unless("post", "the back end is asked with POST only"),
     "on_disconnect": "there is no such callback",
     "access_log": "the end of every session is a line in the log",
     "log_format": "log.format is text or json",
@@ -171,8 +156,8 @@ _APPLICATION: Final[Mapping[str, Carry]] = {
     "hls_path": _MEMORY,
     "hls_nested": SAME,
     "hls_variant": "there are no variant playlists: each stream has one of its own",
-    "hls_keys": _unless("off", "segments are not encrypted: use HTTPS, and access.rules to decide who plays"),
-    "hls_type": _unless("live", "playlists are live ones"),
+    "hls_keys": unless("off", "segments are not encrypted: use HTTPS, and access.rules to decide who plays"),
+    "hls_type": unless("live", "playlists are live ones"),
     "hls_base_url": "playlists name their segments relative to themselves",
     "hls_cleanup": SAME,
     "play": "files are not played; pyrtmp publish --loop sends one as a live stream",
@@ -201,8 +186,8 @@ _APPLICATION: Final[Mapping[str, Carry]] = {
         ),
         SAME,
     ),
-    "record": _unless("off", _RECORDED),
-    "dash": _unless("off", _DASH),
+    "record": unless("off", _RECORDED),
+    "dash": unless("off", _DASH),
     **dict.fromkeys(
         ("dash_path", "dash_fragment", "dash_playlist_length", "dash_nested", "dash_cleanup"), SAME
     ),

@@ -7,7 +7,7 @@ from typing import Final
 
 from cluster.importing.admission import Entry, checks
 from cluster.importing.blocks import Directive
-from cluster.importing.draft import SAME, Carry, Draft
+from cluster.importing.draft import SAME, Carry, Draft, as_number, unless
 
 _DEFAULT_VHOST: Final = "__defaultVhost__"
 
@@ -40,20 +40,6 @@ def _unless_off(advice: str) -> Carry:
             draft.leave(directive, advice)
 
     return carry
-
-
-def _unless(value: str, advice: str) -> Carry:
-    """For a directive that is so here anyway when it has that value."""
-
-    def carry(draft: Draft, directive: Directive) -> None:
-        if directive.value != value:
-            draft.leave(directive, advice)
-
-    return carry
-
-
-def _number(name: str, divisor: int = 1) -> Carry:
-    return lambda draft, directive: draft.number(name, directive.value, directive, divisor=divisor)
 
 
 def _address(text: str) -> str:
@@ -160,18 +146,18 @@ _SERVICE: Final = "systemd does that: config/pyrtmp.service"
 _TOP: Final[Mapping[str, Carry]] = {
     "listen": _listen("rtmp.listen"),
     "server_id": _server_id,
-    "max_connections": _number("limits.max_connections"),
+    "max_connections": as_number("limits.max_connections"),
     "http_api": _http_api,
     "http_server": _http_server,
     "rtmps": _secure("rtmps.listen", "1443"),
     "srs_log_level": _level(_LEVELS),
     "srs_log_level_v2": _level(_LEVELS_V2),
-    "srs_log_tank": _unless("console", "log.file names a file to log to"),
+    "srs_log_tank": unless("console", "log.file names a file to log to"),
     "srs_log_file": _log_file,
     "vhost": SAME,  # see _vhosts
     "include": "is not read: import that file by itself, or put its text here",
     "chunk_size": SAME,
-    "daemon": _unless("off", _SERVICE),
+    "daemon": unless("off", _SERVICE),
     "pid": _SERVICE,
     "work_dir": SAME,
     "asprocess": _SERVICE,
@@ -185,7 +171,7 @@ _TOP: Final[Mapping[str, Carry]] = {
     "empty_ip_ok": SAME,
     "in_docker": SAME,
     "disable_daemon_for_docker": SAME,
-    "inotify_auto_reload": _unless("off", "pyrtmp reload has a node read its settings again; certificates are watched"),
+    "inotify_auto_reload": unless("off", "pyrtmp reload has a node read its settings again; certificates are watched"),
     "auto_reload_for_docker": SAME,
     "tcmalloc_release_rate": SAME,
     "query_latest_version": SAME,
@@ -249,7 +235,7 @@ _CLUSTER: Final[Mapping[str, Carry]] = {
     "vhost": "there are no virtual hosts",
     "debug_srs_upnode": SAME,
     "follow_client": "an edge asks by the protocol that edge.origins says",
-    "origin_cluster": _unless("off", "nodes find each other's streams over Redis: registry.url"),
+    "origin_cluster": unless("off", "nodes find each other's streams over Redis: registry.url"),
     "coworkers": "nodes find each other's streams over Redis: registry.url",
 }
 
@@ -270,12 +256,12 @@ def _play_queue(draft: Draft, directive: Directive) -> None:
 _ROUNDS: Final = "rounds adapt to the load by themselves; egress.min_delay_ms and egress.max_delay_ms bound them"
 
 _PLAY: Final[Mapping[str, Carry]] = {
-    "gop_cache": _unless("on", "a joiner always gets the newest group of pictures; there is no switch"),
+    "gop_cache": unless("on", "a joiner always gets the newest group of pictures; there is no switch"),
     "gop_cache_max_frames": "the group of pictures that is kept is bounded by stream.gop_bytes and stream.gop_seconds",
     "queue_length": _play_queue,
-    "time_jitter": _unless("full", "timestamps never step backwards here; there is no switch"),
+    "time_jitter": unless("full", "timestamps never step backwards here; there is no switch"),
     "mix_correct": SAME,
-    "atc": _unless("off", "timestamps start anew for each viewer"),
+    "atc": unless("off", "timestamps start anew for each viewer"),
     "atc_auto": SAME,
     "mw_latency": _ROUNDS,
     "mw_msgs": _ROUNDS,
@@ -284,9 +270,9 @@ _PLAY: Final[Mapping[str, Carry]] = {
 }
 
 _PUBLISH: Final[Mapping[str, Carry]] = {
-    "firstpkt_timeout": _number("timeouts.first_media", 1000),
-    "normal_timeout": _number("timeouts.media_idle", 1000),
-    "kickoff_for_idle": _unless("0", "a publisher stays while nobody watches"),
+    "firstpkt_timeout": as_number("timeouts.first_media", 1000),
+    "normal_timeout": as_number("timeouts.media_idle", 1000),
+    "kickoff_for_idle": unless("0", "a publisher stays while nobody watches"),
     "mr": SAME,
     "mr_latency": SAME,
     "parse_sps": SAME,
@@ -297,15 +283,15 @@ _MEMORY: Final = "segments stay in memory, /APP/NAME.m3u8 names them, and no fil
 
 _HLS: Final[Mapping[str, Carry]] = {
     "enabled": SAME,
-    "hls_fragment": _number("hls.fragment"),
-    "hls_window": _number("hls.window"),
+    "hls_fragment": as_number("hls.fragment"),
+    "hls_window": as_number("hls.window"),
     "hls_path": _MEMORY,
-    "hls_m3u8_file": _unless("[app]/[stream].m3u8", "the playlist is at /APP/NAME.m3u8 and /APP/NAME/index.m3u8"),
+    "hls_m3u8_file": unless("[app]/[stream].m3u8", "the playlist is at /APP/NAME.m3u8 and /APP/NAME/index.m3u8"),
     "hls_ts_file": SAME,
     "hls_cleanup": SAME,
     "hls_dispose": "segments go hls.linger seconds after the last request",
-    "hls_wait_keyframe": _unless("on", "segments begin with key frames; hls.max_fragment bounds them"),
-    "hls_keys": _unless("off", "segments are not encrypted: use HTTPS, and access.rules to decide who plays"),
+    "hls_wait_keyframe": unless("on", "segments begin with key frames; hls.max_fragment bounds them"),
+    "hls_keys": unless("off", "segments are not encrypted: use HTTPS, and access.rules to decide who plays"),
     "hls_entry_prefix": "playlists name their segments relative to themselves",
     **dict.fromkeys(
         (

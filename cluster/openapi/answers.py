@@ -1,4 +1,4 @@
-"""What the API answers: the fields of every kind of answer, as ``cluster.api`` makes them.
+"""What the API answers: the fields of every kind of answer; ``cluster.api_fields`` fills them in.
 
 The text under a class and under its fields is what ``openapi.json`` says of them.  Fields are called as SRS calls them
 where it has them.
@@ -82,8 +82,8 @@ class Process(TypedDict):
     """CPU time so far."""
     mem_kbyte: int
     """Resident memory, KiB."""
-    https_port: int | None
-    """Where viewers come by HTTPS; null where they cannot."""
+    https_port: int
+    """Where viewers come by HTTPS; 0 where they cannot."""
 
 
 class StreamCount(TypedDict):
@@ -186,7 +186,7 @@ class Summary(TypedDict):
     clients: ClientCount
     kbps: Rates
     workers: list[Worker]
-    """None where one process does everything."""
+    """Empty where one process does everything."""
     cluster: NotRequired[ClusterSummary]
 
 
@@ -200,7 +200,7 @@ class WorkersAnswer(TypedDict):
     """The worker processes."""
 
     workers: list[Worker]
-    """None where one process does everything."""
+    """Empty where one process does everything."""
 
 
 class Publish(TypedDict):

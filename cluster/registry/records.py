@@ -118,10 +118,6 @@ class Lease(Offer):
         """What it was claimed with."""
         return Offer(**_values(self))
 
-    def beats(self, other: Lease) -> bool:
-        """Which of two leases of one stream counts; of two equal epochs, the larger node's."""
-        return (self.epoch, self.node) > (other.epoch, other.node)
-
 
 def _values(offer: Offer) -> dict[str, Any]:
     return {each.name: getattr(offer, each.name) for each in fields(Offer)}

@@ -12,12 +12,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, cast
 from urllib.parse import unquote_to_bytes
 
+from cluster.hostport import format_host_port, parse_host_port
 from cluster.registry.memory import MemoryRegistry
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Target:
     def __str__(self) -> str:
         """The URL for people: no user, no password, no options."""
         scheme = next(name for name, each in _SCHEMES.items() if each == (self.kind, self.tls))
-        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        hosts = ",".join(format_host_port(*each) for each in self.hosts)
         path = f"/{self.service}" if self.service else ""
         return f"{scheme}://{hosts}{path}" + (f"/{self.database}" if self.database else "")
 
@@ -153,23 +153,10 @@ def _hosts(kind: Kind, text: str) -> tuple[tuple[str, int], ...]:
 def _host(text: str, default_port: int) -> tuple[str, int]:
     if not text:
         raise ValueError("a host is missing")
-    match = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::([0-9]{1,5}))?", text)
-    if match is None:
-        hint = " (an IPv6 address stands in brackets)" if text.count(":") > 1 and "[" not in text else ""
-        raise ValueError(f"{text} should be host or host:port{hint}")
-    bracketed, plain, port = match[1], match[2], int(match[3] or default_port)
+    host, port = parse_host_port(text, form="host or host:port", default_port=default_port)
     if not 0 < port < 65536:
         raise ValueError(f"the port should be 1 to 65535, not {port}")
-    try:
-        if bracketed is not None:
-            ipaddress.IPv6Address(bracketed)
-        elif re.fullmatch(r"[0-9.]+", plain):
-            ipaddress.IPv4Address(plain)
-    except ValueError:
-        raise ValueError(f"{text} is not an IP address") from None
-    if plain is not None and not re.fullmatch(r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", plain):
-        raise ValueError(f"{text} is not a host name")
-    return bracketed or plain, port
+    return host, port
 
 
 def _path(kind: Kind, path: str, slash: bool) -> tuple[str, int]:

@@ -13,7 +13,7 @@ async def test_what_fails_here_is_one_line_and_a_500(node: Node, monkeypatch: py
     def fail(*arguments: object) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr("cluster.api._stream", fail)
+    monkeypatch.setattr("cluster.api.stream_fields", fail)
     monkeypatch.setattr(node.facts, "streams", lambda *page: [None])
     async with aiohttp.ClientSession(f"http://{node.api_address}") as http:
         with capture_logs() as log:

@@ -37,7 +37,7 @@ async def test_all_that_the_page_names_is_there(http: aiohttp.ClientSession) -> 
     async with http.get("/console/") as response:
         page = await response.text()
     named = {each for each in re.findall(r'(?:src|href)="([^"#]+)"', page) if not each.startswith("data:")}
-    assert named == {"console.js", "style.css"}
+    assert named == {"console.js", "style.css", "theme.css"}
     kinds = {"js": "text/javascript", "css": "text/css"}
     while named:
         name = named.pop()

@@ -216,6 +216,7 @@ def test_address(text: str, host: str, port: int, loopback: bool) -> None:
         ("[127.0.0.1]:1935", '"127.0.0.1" is not an IP address'),
         ("a b:1935", '"a b" is not a host name'),
         ("-a:1935", '"-a" is not a host name'),
+        ("a_b:1935", '"a_b" is not a host name'),
         ("a\x1b[31m:1935", "should be host:port"),
     ],
 )

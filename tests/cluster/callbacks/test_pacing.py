@@ -7,30 +7,30 @@ from time import monotonic
 
 import pytest
 
-from cluster.callbacks.pacing import Pace
+from cluster.callbacks.pacing import RateLimiter
 from pyrtmp.errors import RefusedError
 from tests.cluster.callbacks.backend import BackEnd, config, publishing
 from tests.cluster.running import running
 
 
 async def test_no_more_than_so_many() -> None:
-    pace, since = Pace(50), monotonic()
-    await asyncio.gather(*(pace.turn() for _ in range(60)))
+    limiter, since = RateLimiter(50), monotonic()
+    await asyncio.gather(*(limiter.turn() for _ in range(60)))
     assert 0.19 < monotonic() - since < 2  # a second's worth at once, and ten more
 
 
 async def test_any_number() -> None:
-    pace = Pace(0)
+    limiter = RateLimiter(0)
     async with asyncio.timeout(1):
-        await asyncio.gather(*(pace.turn() for _ in range(10_000)))
+        await asyncio.gather(*(limiter.turn() for _ in range(10_000)))
 
 
 async def test_who_gives_up_costs_the_others_nothing() -> None:
-    pace = Pace(4)
+    limiter = RateLimiter(4)
     for _ in range(4):
-        await pace.turn()
+        await limiter.turn()
     since = monotonic()
-    waiting = [asyncio.ensure_future(pace.turn()) for _ in range(20)]
+    waiting = [asyncio.ensure_future(limiter.turn()) for _ in range(20)]
     await asyncio.sleep(0)
     for each in waiting[:-1]:
         each.cancel()
@@ -57,8 +57,8 @@ async def _publish_once(node: object, stream: str) -> None:
 
 @pytest.mark.parametrize("per_second", [0.5, 1])
 async def test_less_than_one_a_second(per_second: float) -> None:
-    pace = Pace(per_second)
-    await pace.turn()
+    limiter = RateLimiter(per_second)
+    await limiter.turn()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await pace.turn()
+            await limiter.turn()

@@ -129,12 +129,6 @@ def test_leases_as_they_are_stored() -> None:
     assert _lease(CAM, b"1" * 16 + b" a " + data) is None
 
 
-def test_which_lease_counts() -> None:
-    low, high = Lease.of(offer("b"), 1), Lease.of(offer("a"), 2)
-    assert high.beats(low) and not low.beats(high)
-    assert Lease.of(offer("b"), 2).beats(high)
-
-
 def test_locations_are_true_when_there_is_something() -> None:
     copy = Copy(key=CAM, node="b", rtmp="h:1")
     assert not Location() and Location(Lease.of(offer(), 1)) and Location(None, (copy,))

@@ -79,7 +79,7 @@ def test_forms(url: str, target: Target, text: str) -> None:
         ("memory://?x=1", "nothing behind"),
         ("redis://", "a host is missing"),
         ("redis://@", "a host is missing"),
-        ("redis://:6379", "is not a host name"),
+        ("redis://:6379", "should be host or host:port"),
         ("redis://a,b", "takes one host"),
         ("redis+cluster://a,,b", "a host is missing"),
         ("redis+cluster://a,a:6379", "twice"),
