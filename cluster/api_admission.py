@@ -33,6 +33,9 @@ _CHALLENGES: Final[dict[type[web.HTTPException], dict[str, str]]] = {
     web.HTTPTooManyRequests: {"Retry-After": "10"},
 }
 
+_UNSEEN: Final = frozenset(("not_asked_for", "denied", "denied_address", "callback"))
+"""Refusals by who does not know what was shown: it may have been a guess at the token."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -102,9 +105,11 @@ class ApiAdmission:
                 raise self._refusal(request, "wrong_key" if shown else "no_credential", "", web.HTTPUnauthorized)
             verdict = await self._gate.decide_api(action, address, shown)
             if not verdict.allowed:
+                if shown and self._token and verdict.reason in _UNSEEN:
+                    self._gate.throttle.failed(address)
                 kind = web.HTTPForbidden if shown else web.HTTPUnauthorized
                 raise self._refusal(request, verdict.reason, verdict.detail, kind)
-            if shown:
+            if verdict.credential:
                 return
         if not self._hosts and not is_address(request.headers.get("Host", "")):
             # A web page elsewhere may give this machine a name of its own (DNS rebinding) and have a browser ask.

@@ -169,6 +169,7 @@ class Lifecycle(ABC):
             self._keeper.close()
         if self._api is not None:
             await self._api.close()
+        await self._callbacks.close()
 
     async def _open_sources(self, publishers: Publishers) -> None:
         """Be known to the other nodes, where there is a registry."""

@@ -447,7 +447,10 @@ class ViewerSite:
 
     async def _flv(self, request: web.BaseRequest, key: StreamKey, kin: Kin, came: float) -> Answered:
         kinship = self._server.kinship
-        asked = replace(self._asked(request, key, "flv"), admitted_by=kinship.admitted_by(kin, "play", key))
+        asked = replace(
+            self._asked(request, key, "flv"), admitted_by=kinship.admitted_by(kin, "play", key),
+            node=kinship.proved_by(kin),
+        )
         key = await self._allow(asked) or key
         self._make_room(key)
         hub = self._server.hub
@@ -460,14 +463,14 @@ class ViewerSite:
             return Answered()
         wait = hub.settings.play_wait_seconds
         stream = await self._live(key, asked.query, wait if kin.wait else min(wait, IMPATIENT_SECONDS), kin)
+        transport = request.transport
+        if transport is None or not await self._drained(request, transport):
+            return Answered()
         assert self._connections is not None
         self._connections.let_go(request.protocol)  # it is to be a client, or nothing
         if not self._server.may_accept(asked.address):
             self._connections.hold(request.protocol)
             raise _Refused(503, "the server takes no more viewers")
-        transport = request.transport
-        if transport is None or not await self._drained(request, transport):
-            return Answered()
         agent = request.headers.get("User-Agent", "")[:128]
         try:
             said = ""

@@ -28,6 +28,8 @@ class Request:
     ``DESCRIPTION_CHARS``.  HTTP: the request's headers."""
     admitted_by: str = ""
     """The node of this cluster that asks, and whose own rules have allowed just this (``pyrtmp.kinship``)."""
+    node: str = ""
+    """The node of this cluster that asks, for any of its clients; only one that has proved to be one."""
 
 
 DESCRIPTIONS: Final = ("tcUrl", "pageUrl", "swfUrl", "flashVer")

@@ -21,6 +21,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from secrets import token_hex
 from typing import Any, Final
@@ -67,6 +68,10 @@ class Kinship:
         """The node that has allowed ``action`` on the stream and proved that it is one, or ``""``."""
         return kin.node if self._secrets and kin.admits and kin.admits == admission(action, key) else ""
 
+    def proved_by(self, kin: Kin) -> str:
+        """The node that has proved that it is one, or ``""``."""
+        return kin.node if self._secrets else ""
+
     # RTMP
 
     def entry(self, kin: Kin, side: bytes, binding: bytes) -> dict[str, Any]:
@@ -92,7 +97,7 @@ class Kinship:
         if isinstance(entry, Mapping) and entry.get("known") is False:
             return STRANGER, "it does not take this node for one of its own: is node.secret the same on both?"
         if not self._secrets or kin == STRANGER:
-            return kin, ""
+            return replace(kin, admits=""), ""  # not proved, and there may be a secret by the time it counts
         doubt = self._doubt(entry, side, binding)
         return (STRANGER, doubt) if doubt else (kin, "")
 

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from pyrtmp.networks import subscriber
+
 MAX_NAMES: Final = 1024
 MAX_NAMES_PER_ADDRESS: Final = 64
 """Names of the same address; a room with 30 cameras behind one address has half as many."""
@@ -37,7 +39,7 @@ class Refusal:
 @dataclass(slots=True)
 class _Name:
     address: str
-    """Who was the first that was refused."""
+    """Whose it is that was refused first; of IPv6 a /64."""
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
 
 
@@ -56,9 +58,10 @@ class Refusals:
         """Somebody was refused."""
         known = self._names.get(name)
         if known is None:
-            self._make_room(refusal.address)
-            known = self._names[name] = _Name(refusal.address)
-            self._of_address.setdefault(refusal.address, OrderedDict())[name] = None
+            whose = subscriber(refusal.address)
+            self._make_room(whose)
+            known = self._names[name] = _Name(whose)
+            self._of_address.setdefault(whose, OrderedDict())[name] = None
         self._names.move_to_end(name)
         self._of_address[known.address].move_to_end(name)
         refusals = known.refusals

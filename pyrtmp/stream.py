@@ -56,6 +56,10 @@ ANNOUNCED_SECONDS: Final = 1.5
 """How long a track that the metadata announce is waited for: some encoders announce what they never send."""
 
 
+MAX_AHEAD_MS: Final = 600_000
+"""Clocks of nodes may be so far apart.  A copy that says it was born later is not believed: HLS counts from there."""
+
+
 class State(enum.Enum):
     """Where a stream stands."""
 
@@ -300,8 +304,11 @@ class Stream:
 
     def _adopt(self, told: Told | None) -> None:
         """What comes is a copy: it was born elsewhere."""
+        now = int(clocks.time() * 1000)
+        if told is not None and told.birth.wall > now + MAX_AHEAD_MS:
+            told = None
         self._told = told
-        self.birth = Birth(int(clocks.time() * 1000)) if told is None else told.birth
+        self.birth = Birth(now) if told is None else told.birth
         self.shift = 0
         self._newest_key = self._before = None
 

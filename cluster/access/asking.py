@@ -90,6 +90,12 @@ class Asked:
         """``app/name``, or ""."""
         return "" if self.key is None else str(self.key)
 
+    @property
+    def guesser(self) -> str:
+        """Whom wrong guesses count against: an address; at a node, which asks for all its clients, those of a stream.
+        """
+        return f"{self.address} {self.stream}" if self.request is not None and self.request.node else self.address
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -106,6 +112,8 @@ class Verdict:
     """Unix time at which the answer ends; 0: it is for this one question."""
     error: Exception | None = None
     """What a hook raised, which goes to the client in place of our own words."""
+    credential: bool = False
+    """What the client has shown opens it, wherever it comes from."""
     instead: StreamKey | None = None
     """What it may publish or play in place of what it asked for."""
 

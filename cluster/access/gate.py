@@ -103,7 +103,7 @@ class Gate:
                 return self._ask_hook(asked)
             if callback is None:
                 return default(asked)
-            if asked.action is Action.PUBLISH and self._throttle.blocked(asked.address):
+            if asked.action is Action.PUBLISH and self._throttle.blocked(asked.guesser):
                 return THROTTLED
             answer = callback(asked)
             return default(asked) if answer is None else answer

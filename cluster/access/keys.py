@@ -16,13 +16,14 @@ from hmac import compare_digest
 from itertools import chain
 from typing import Final
 
-from cluster.access.asking import ALLOWED, Answer, Asked, refuse
+from cluster.access.asking import Answer, Asked, Verdict, refuse
 from cluster.access.rules import KeyEntry
 
 SCHEME: Final = "sha256:"
 MIN_LENGTH: Final = 20
 """Characters below which a key that somebody made up is too easy to guess from its hash."""
 _KEY_BYTES: Final = 24
+_FITS: Final = Verdict(True, credential=True)
 
 
 def new_key() -> str:
@@ -55,7 +56,7 @@ class KeyCheck:
         for entry in chain(self._exact.get(asked.stream, ()), self._patterns):
             fits |= entry.covers(asked.action, asked.stream) & compare_digest(digest, entry.digest)
         if fits:
-            return ALLOWED
+            return _FITS
         if digest in self._known:
             return refuse("key_of_another", "the key is for another stream or action")
         return refuse("wrong_key", guess=True)

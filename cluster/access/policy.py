@@ -70,7 +70,7 @@ class Policy:
         def slowed(asked: Asked) -> Answer | Awaitable[Answer]:
             # For a back end the name itself may be the key.
             guesses = bool(asked.credentials) or (name == "callback" and asked.action is Action.PUBLISH)
-            return THROTTLED if guesses and self._throttle.blocked(asked.address) else check(asked)
+            return THROTTLED if guesses and self._throttle.blocked(asked.guesser) else check(asked)
 
         return slowed
 
@@ -92,7 +92,7 @@ class Policy:
 
     def _decided(self, asked: Asked, verdict: Verdict) -> Verdict:
         if verdict.guess:
-            self._throttle.failed(asked.address)
+            self._throttle.failed(asked.guesser)
         until = min(asked.now + self._remember_seconds, verdict.until)
         if verdict.allowed and until > asked.now and _repeats(asked):
             question = _question(asked)

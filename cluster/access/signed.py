@@ -96,4 +96,4 @@ class SignedCheck:
             return refuse("expired", f"the URL ended {asked.now - expires:.0f} s ago")
         if address is not None and parse_address(asked.address) != address:
             return refuse("wrong_address", f"the URL is for {ip}")
-        return Verdict(True, until=expires)
+        return Verdict(True, until=expires, credential=True)

@@ -161,7 +161,7 @@ class TokenCheck:
             return refuse("token_claims", str(error))
         if not permits(claims.get(rules.claim), asked.action, asked.stream):
             return refuse("not_permitted", "the token does not permit this")
-        return Verdict(True, until=claims["exp"])
+        return Verdict(True, until=claims["exp"], credential=True)
 
 
 class _Only(jws.JWSRegistry):

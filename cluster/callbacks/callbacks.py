@@ -153,7 +153,7 @@ class Callbacks:
         try:
             decision = await self._back_end.ask(event, subject)
         except AnswerError as error:
-            if self._back_end.allow_on_failure:
+            if self._back_end.allow_on_failure and event is not Event.API:
                 self._journal.warning("callback_failed", what=f"{event} {subject.path}", error=str(error))
                 return Verdict(True, until=0.0)
             return Verdict(False, "callback_failed", str(error))

@@ -71,4 +71,9 @@ def _arguments(query: str) -> list[tuple[str, str]]:
         found = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_ARGUMENTS)
     except ValueError:
         return []
-    return [(name, value) for name, value in found if name not in _OWN]
+    return [(name, value) for name, value in found if _field(name) not in _OWN]
+
+
+def _field(name: str) -> str:
+    """Which one some back ends read it as: PHP skips blanks before a name and ends it at ``[`` or NUL."""
+    return re.split(r"[\[\0]", name, maxsplit=1)[0].strip().lower()

@@ -552,7 +552,7 @@ class CallbackSettings:
     questions that cannot be asked within deadline_seconds count as failed.  0 is no cap."""
 
     on_failure: Literal["refuse", "allow"] = "refuse"
-    """What becomes of a client about which the back end gave no answer of use."""
+    """What becomes of a client about which the back end gave no answer of use; who asks the API is refused then."""
 
     retries: int = 3
     """How often a notification that was not accepted is sent again."""
@@ -614,7 +614,8 @@ class ForwardSettings:
 
     ask_url: Annotated[str, AfterValidator(_http_url)] | None = None
     """URL of a back end that is asked, when a publisher starts, where else the stream goes: an on_forward callback of
-    SRS (there forward.backend).  While it fails it is asked again, ten times in all."""
+    SRS (there forward.backend).  While it fails it is asked again, ten times in all.  Nodes that it names go by their
+    own rules: they are not told what access.rules have allowed here."""
 
     @property
     def somewhere(self) -> bool:

@@ -332,7 +332,7 @@ class Pull:
                     self.failures += not attempt.refused
                     if attempt.denied:
                         _log.warning("upstream_refused", stream=str(self.key), address=attempt.upstream.host,
-                                     upstream=str(attempt.upstream), error=attempt.error)
+                                     upstream=str(attempt.upstream), error=_why(attempt))
                     if not attempt.refused and self._upstreams.failed(attempt.upstream):
                         _log.info("upstream_failed", pull=self.id, stream=str(self.key),
                                   upstream=str(attempt.upstream), error=attempt.error)
@@ -428,7 +428,7 @@ class Pull:
                 self._current = None
                 self._note_error(current)
                 _log.info("upstream_lost", pull=self.id, stream=str(self.key), upstream=str(current.upstream),
-                          error=current.error)
+                          error=_why(current))
                 if not current.refused:
                     self.failures += 1
                     self._upstreams.failed(current.upstream)
@@ -461,12 +461,15 @@ class Pull:
             self._on_delay(self, measured.delay)
 
     def _note_error(self, attempt: Attempt) -> None:
-        # Of a refusal its code alone: descriptions may repeat the name with a viewer's token.
-        error = attempt.error.partition(":")[0] if attempt.refused else attempt.error
-        self.error = f"{attempt.upstream}: {error[:_ERROR_CHARS]}"
+        self.error = f"{attempt.upstream}: {_why(attempt)}"
 
     def _doubtful(self, current: Attempt) -> bool:
         return current.leaving or current.silent or monotonic() - current.heard > HUNG_SECONDS
+
+
+def _why(attempt: Attempt) -> str:
+    """Of a refusal its code alone: descriptions may repeat the name with a viewer's token."""
+    return (attempt.error.partition(":")[0] if attempt.refused else attempt.error)[:_ERROR_CHARS]
 
 
 def _passed_on(query: str) -> str:

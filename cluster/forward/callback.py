@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from cluster.callbacks.events import AnswerError
@@ -65,7 +66,7 @@ class TargetCallback:
         targets: list[Target] = []
         for number, url in enumerate(read_answer(reply.body), 1):
             try:
-                targets.append(parse_target(url))
+                targets.append(replace(parse_target(url), configured=False))
             except ValueError as error:
                 self._journal.warning("forward_target_refused", stream=str(stream.key), url=number, error=str(error))
         return targets

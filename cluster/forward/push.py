@@ -184,7 +184,7 @@ class Push:
             await client.close()
 
     def _admission(self) -> str:
-        if not self._means.admits(self._stream.key):
+        if not self.destination.configured or not self._means.admits(self._stream.key):
             return ""
         target = RtmpUrl.parse(self.destination.url)
         return admission("publish", make_key(target.app, split_query(target.name)[0]))

@@ -25,6 +25,8 @@ class Destination:
     """With keys: never to be shown."""
     label: str
     """The URL without query; a name that is written out in the target is hidden, since it is a key at many services."""
+    configured: bool = True
+    """See ``Target``."""
 
     @property
     def place(self) -> str:
@@ -46,6 +48,9 @@ class Target:
     """May hold placeholders."""
     query: str = field(repr=False)
     """May hold placeholders; without ``?``."""
+    configured: bool = True
+    """An operator wrote it.  Only such a one is told what rules have allowed here: whoever it leads to could show that
+    to other nodes."""
 
     def resolve(self, key: StreamKey) -> Destination:
         """Where the stream ``key`` goes."""
@@ -53,7 +58,7 @@ class Target:
         base = f"{'rtmps' if self.secure else 'rtmp'}://{address}/{_fill(self.app, key)}/"
         place = base + _fill(self.name, key)
         label = place if _PLACEHOLDER.search(self.name) else base + _HIDDEN
-        return Destination(f"{place}?{_fill(self.query, key)}" if self.query else place, label)
+        return Destination(f"{place}?{_fill(self.query, key)}" if self.query else place, label, self.configured)
 
     def __str__(self) -> str:
         return self.resolve(StreamKey("{app}", "{name}")).label

@@ -424,9 +424,10 @@ class Connection(asyncio.Protocol):
     }
 
     def _request(self, action: str, key: StreamKey, query: str) -> Request:
+        kinship = self.server.kinship
         return Request(
             self.id, self.address, self.protocol, self.app, key, query or self.query, self.descriptions,
-            self.server.kinship.admitted_by(self.kin, action, key),
+            kinship.admitted_by(self.kin, action, key), kinship.proved_by(self.kin),
         )
 
     # Decisions: hooks may take their time, everybody else goes on

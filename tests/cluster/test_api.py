@@ -402,6 +402,42 @@ async def test_who_shows_nothing_asks_by_address(fleet: Fleet) -> None:
         await api.close()
 
 
+async def test_what_opens_nothing_is_no_token(fleet: Fleet) -> None:
+    """A page with a name of its own for this machine may show anything, too: the rule looks at the address."""
+    gate = Gate(AccessSettings(rules=("api-read,api-write * allow:127.0.0.1",)))
+    api = Api(fleet, node="n1", version="1.2.3", gate=gate)
+    await api.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{api.addresses[0][1]}") as http:
+            for host, status in (("127.0.0.1:1985", 200), ("evil.example", 403)):
+                headers = {"Host": host, "Authorization": "Bearer anything"}
+                async with http.get("/api/v1/streams", headers=headers) as response:
+                    assert response.status == status
+                assert (await order(http, "reload", **headers))[0] == status
+        assert len(fleet.orders) == 1
+    finally:
+        await api.close()
+
+
+@pytest.mark.parametrize("checks", ["allow:192.0.2.1", "deny:127.0.0.0/8", "deny"])
+async def test_guesses_at_the_token_are_slowed_where_a_rule_looks_at_addresses(fleet: Fleet, checks: str) -> None:
+    gate = Gate(AccessSettings(rules=(f"api-read * {checks}",), failures_per_minute=3))
+    api = Api(fleet, node="n1", version="1.2.3", token="s3cret", gate=gate)
+    await api.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{api.addresses[0][1]}") as http:
+
+            async def ask(token: str) -> int:
+                headers = {"Authorization": f"Bearer {token}"} if token else {}
+                async with http.get("/metrics", headers=headers) as response:
+                    return response.status
+
+            assert [await ask("") for _ in range(5)] == [401] * 5
+            assert [await ask(str(number)) for number in range(5)] == [403] * 3 + [429] * 2
+    finally:
+        await api.close()
+
+
 async def test_guesses_at_the_token_are_slowed(fleet: Fleet) -> None:
     gate = Gate(AccessSettings(failures_per_minute=3))
     api = Api(fleet, node="n1", version="1.2.3", token="s3cret", gate=gate)

@@ -140,6 +140,19 @@ async def test_an_edge_without_rules_asks_the_origin_for_its_viewer(
     await asyncio.wait((wrong,))
 
 
+async def test_who_guesses_at_an_edge_without_rules_shuts_out_nobody_else(cluster: Cluster) -> None:
+    """To the origin all of them come from one address."""
+    origin = await cluster._start("origin", SECRET, *rules(PUBLISH, PLAY), "access.failures_per_minute=2")
+    edge = await cluster.edge(origin, SECRET)
+    await cluster.publish(origin, f"{CAM}?key={PUBLISH}")
+    guessing = [asyncio.create_task(watch(edge, f"live/other?key={number}")) for number in range(4)]
+    await eventually(lambda: origin.server.counters.refused["throttled"])
+    await watch(edge, f"{CAM}?key={PLAY}")
+    for task in guessing:
+        task.cancel()
+    await asyncio.wait(guessing)
+
+
 async def test_what_is_published_to_an_edge(cluster: Cluster) -> None:
     """By its rules, or with what the publisher showed where it has none."""
     origin = await cluster.origin(SECRET)

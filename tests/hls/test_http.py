@@ -571,6 +571,27 @@ async def test_two_addresses() -> None:
     assert site.addresses == []
 
 
+async def test_who_does_not_read_the_answers_before_counts_all_the_same(make_bench: Any, kit: Any) -> None:
+    bench = await make_bench(server={"max_connections": 2})
+    async with await bench.publisher() as publisher:
+        await bench.send(publisher, kit.messages(0, 5))
+        await bench.arrived("live/cam", 12)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        sock.connect(("127.0.0.1", bench.port))
+        with sock:
+            await bench.until(lambda: bench.site.connections)
+            (handler,) = bench.site._connections.connections
+            transport = handler.transport
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+            asked = ("/_page/app.js", "/_page/app.js", "/_page/app.js", "/live/cam.flv")
+            sock.sendall(b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in asked))
+            await bench.until(lambda: transport.get_write_buffer_limits() == (0, 0))  # it waits for these to be read
+            reader, _ = await bench.connect()
+            assert (await kit.read_head(reader))[0] == 503
+            transport.abort()
+
+
 async def test_closing_with_viewers_and_waiting_requests(bench: Any, kit: Any) -> None:
     async with await bench.publisher() as publisher:
         await bench.send(publisher, kit.messages(0, 5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,15 +50,23 @@ def test_a_proof_covers_all_that_is_said(changed: str) -> None:
 
 def test_who_has_no_secret_believes_everybody_and_asks_for_nothing() -> None:
     nobody, known = Kinship(), Kinship((SECRET,))
-    assert nobody.read(known.entry(EDGE, ASKS, BINDING), ASKS, BINDING) == (EDGE, "")
+    believed = replace(EDGE, admits="")
+    assert nobody.read(known.entry(EDGE, ASKS, BINDING), ASKS, BINDING) == (believed, "")
     assert nobody.greeting(EDGE, True, BINDING) is None
-    assert nobody.read_asked(known.ask(EDGE)) == (EDGE, "")
+    assert nobody.read_asked(known.ask(EDGE)) == (believed, "")
     kin, doubt = known.read(nobody.entry(EDGE, ASKS, BINDING), ASKS, BINDING)
     assert kin == STRANGER and "has it a node.secret" in doubt
     # What a node that is believed without proof has allowed is asked again.
     key = StreamKey("live", "cam")
     assert nobody.admitted_by(EDGE, "play", key) == "" and known.admitted_by(EDGE, "play", key) == "edge"
     assert known.admitted_by(EDGE, "publish", key) == known.admitted_by(EDGE, "play", StreamKey("live", "x")) == ""
+
+
+def test_what_was_said_before_there_was_a_secret_opens_nothing_afterwards() -> None:
+    kinship = Kinship()
+    kin, _ = kinship.read(Kinship().entry(EDGE, ASKS, BINDING), ASKS, BINDING)
+    kinship.configure((SECRET,))
+    assert kin.node == "edge" and kinship.admitted_by(kin, "play", StreamKey("live", "cam")) == ""
 
 
 def test_who_says_nothing_of_itself_has_nothing_to_prove() -> None:

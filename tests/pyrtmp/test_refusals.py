@@ -33,6 +33,15 @@ def test_one_address_cannot_wash_away_others() -> None:
     assert refusals.of(f"live/{2 * MAX_NAMES - 1}") and not refusals.of("live/0")
 
 
+def test_one_network_cannot_wash_away_others() -> None:
+    refusals = Refusals()
+    refusals.note("live/cam", refusal("2001:db8:1::1"))
+    for number in range(2 * MAX_NAMES):
+        refusals.note(f"live/{number}", refusal(f"2001:db8::{number:x}"))
+    assert len(refusals) == 1 + MAX_NAMES_PER_ADDRESS and refusals.of("live/cam")
+    assert refusals.of(f"live/{2 * MAX_NAMES - 1}")[0].address == f"2001:db8::{2 * MAX_NAMES - 1:x}"
+
+
 def test_names_and_refusals_are_bounded() -> None:
     refusals = Refusals()
     for number in range(MAX_NAMES + 10):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time as clocks
 import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -1413,3 +1414,14 @@ def test_a_relayed_stream_stands_where_its_holder_says(subject: Subject) -> None
     assert subject.stream.standing is None
     relay.standing = Standing(1000, 7.0, 0.25)
     assert subject.stream.standing is relay.standing
+
+
+def test_no_stream_is_born_in_the_future() -> None:
+    """HLS players count up from there, and some of them one by one."""
+    now = clocks.time() * 1000
+    for ahead, believed in ((60_000, True), (10 * 365 * 86_400_000, False)):
+        born = int(now + ahead)
+        stream = Subject().stream
+        stream.begin(FakePublisher(), 0.0, lineage="elsewhere", birth=f"{born}.0.0.0.0.0")
+        assert stream.birth is not None
+        assert (stream.birth.wall == born) == believed and stream.birth.wall < now + 3_600_000

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from cluster.access.asking import ALLOWED, Action
+from cluster.access.asking import Action, Verdict
 from cluster.access.keys import SCHEME, KeyCheck, hash_key, new_key
 from cluster.access.rules import KeyEntry
 from tests.cluster.access.asking import ask
@@ -26,7 +26,7 @@ def test_keys_are_strong_and_need_no_quoting() -> None:
 
 
 def test_several_keys_open_a_stream() -> None:
-    assert CHECK(ask(f"key={KEYS[0]}", Action.PUBLISH)) is ALLOWED
+    assert CHECK(ask(f"key={KEYS[0]}", Action.PUBLISH)) == Verdict(True, credential=True)
     assert reason(f"key={KEYS[1]}") == "allowed"
     assert reason(f"key={KEYS[2]}", Action.PLAY) == "allowed"
     assert reason(f"key={KEYS[3]}", Action.API_READ, "") == "allowed"

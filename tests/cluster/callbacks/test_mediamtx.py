@@ -81,7 +81,22 @@ async def test_a_rule_has_it_decide_for_the_api(back_end: BackEnd) -> None:
             for token, expected in (("good", 200), ("bad", 403)):
                 async with http.get("/api/v1/streams", headers={"Authorization": f"Bearer {token}"}) as response:
                     assert response.status == expected
+        asked = node._callbacks._poster._session
+    assert asked is not None and asked.closed
     assert back_end.asked[0].json == {
         "user": "", "password": "", "token": "good", "ip": "127.0.0.1", "action": "api", "path": "", "protocol": "",
         "id": "", "query": "", "userAgent": "",
     }  # fmt: skip
+
+
+async def test_a_back_end_that_fails_opens_the_api_to_nobody(back_end: BackEnd) -> None:
+    """Whatever becomes of those who publish and play."""
+    back_end.answers[""] = status(500)
+    rules = 'access.rules=["* * callback", "api-read,api-write * callback"]'
+    some = config(back_end.url, "mediamtx", rules, "callbacks.on_failure=allow")
+    async with running(some) as node:
+        async with publishing(node), aiohttp.ClientSession(f"http://{node.api_address}") as http:
+            async with http.get("/api/v1/streams", headers={"Authorization": "Bearer anything"}) as response:
+                assert response.status == 403
+            async with http.delete("/api/v1/streams/live/cam") as response:
+                assert response.status == 401

@@ -75,6 +75,13 @@ def test_what_answers_mean(event: Event, reply: Reply, decision: Decision) -> No
     assert NginxRtmp().read(event, reply) == decision
 
 
+@pytest.mark.parametrize("name", ["addr", "%20addr", "addr%20", "addr[]", "addr%5Bx", "addr%00x", "%09ADDR%5B%5D"])
+def test_no_client_says_what_its_address_is(name: str) -> None:
+    """Nor in a way that PHP, Rails and others read as if it were that field."""
+    body = NginxRtmp().write(Event.PLAY, Subject(app="live", name="cam", query=f"{name}=10.0.0.1&a[]=x&address=y"))
+    assert b"10.0.0.1" not in body and body.endswith(b"&a%5B%5D=x&address=y")
+
+
 def test_too_many_arguments_are_left_out() -> None:
     body = NginxRtmp().write(Event.PLAY, Subject(app="live", name="cam", query="&".join(f"a{n}=1" for n in range(100))))
     assert b"a1" not in body and b"name=cam" in body

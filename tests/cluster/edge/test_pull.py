@@ -62,8 +62,11 @@ async def test_why_an_upstream_refused_is_told_without_tokens(nodes: Nodes) -> N
     def error() -> str:
         return "".join(facts.error for facts in edge.pulls.facts(monotonic()))
 
-    await eventually(lambda: "Failed" in error())
+    with capture_logs() as log:
+        await eventually(lambda: "Failed" in error())
     assert error() == f"{address(origin)}: NetStream.Play.Failed"
+    (told,) = (each for each in log if each["event"] == "upstream_refused")
+    assert told["error"] == "NetStream.Play.Failed" and "secret" not in str(log)
 
 
 async def test_a_crowd_is_one_play(nodes: Nodes) -> None:

@@ -18,11 +18,12 @@ from cluster.callbacks.events import AnswerError
 from cluster.callbacks.posting import Poster
 from cluster.forward import callback
 from cluster.forward.callback import TargetCallback, ask, read_answer
-from pyrtmp import Server, StreamSettings
+from pyrtmp import Hooks, Request, Server, StreamSettings
 from pyrtmp.hub import Hub
+from pyrtmp.kinship import Kinship, admission
 from pyrtmp.names import StreamKey
 from tests.cluster.forward.conftest import Forwarding
-from tests.cluster.forward.test_forward import live, port
+from tests.cluster.forward.test_forward import at, live, port
 from tests.pyrtmp.aio.net import Net, eventually, journal
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -93,6 +94,24 @@ async def test_what_is_asked_and_where_the_stream_goes_then(
         }
     ]
     assert [str(stream.key) for stream in target.hub.live()] == ["other/name"]
+
+
+async def test_a_target_that_a_back_end_names_is_not_told_what_is_allowed_here(
+    net: Net, forward: Forwarding, backend: Backend, asking: Asking
+) -> None:
+    """It may repeat what its own users wrote: whoever is behind that could show it to other nodes."""
+    asked: list[Request] = []
+    source, configured, named = [await net.server(hooks=Hooks(on_connect=asked.append)) for _ in range(3)]
+    backend.urls = [f"rtmp://127.0.0.1:{port(named)}/live/victim"]
+    forwarder = forward(
+        source, at(configured), extra_targets=asking(backend.url, source), admits=lambda key: True,
+        kinship=Kinship(("what-all-nodes-of-the-cluster-know",)),
+    )  # fmt: skip
+    await net.publisher(source)
+    await live(forwarder, 2)
+    said = [request.parameters["pyrtmp"] for request in asked if "pyrtmp" in request.parameters]
+    assert [each.get("admits") for each in said] == [admission("publish", StreamKey("live", "cam")), None]
+    assert all(each["proof"] for each in said)
 
 
 def test_a_stream_of_the_program_itself() -> None:
