@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,11 @@ _LOWEST = 10_000
 def free_ports(number: int) -> list[int]:
     """TCP ports of 127.0.0.1 that nobody listens on now, and that no connection will take before a program does.
 
-    Each is given out once in a process; processes begin at random places, so that two that ask at once hardly meet.
+    Each is given out once in a process, to whichever thread; processes begin at random places, so that two that ask at
+    once hardly meet.
     """
-    return [next(_ports) for _ in range(number)]
+    with _turn:
+        return [next(_ports) for _ in range(number)]
 
 
 def _search() -> Iterator[int]:
@@ -42,3 +45,4 @@ def _first_of_connections() -> int:
 
 
 _ports = _search()
+_turn = threading.Lock()

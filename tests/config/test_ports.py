@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 from config.ports import free_ports
 
@@ -29,3 +31,9 @@ def test_one_that_is_listened_on_is_left_out() -> None:
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
         (found,) = free_ports(1)
         assert not last < found < last + 20
+
+
+def test_threads_may_ask_at_once() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(chain.from_iterable(pool.map(free_ports, [20] * 40)))
+    assert len(set(found)) == len(found)
