@@ -12,7 +12,6 @@ Three questions, all beside a server that lets everybody in, in interleaved runs
 from __future__ import annotations
 
 import argparse
-import shutil
 import ssl
 import sys
 import threading
@@ -27,7 +26,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 from benchmarks import fanout, proc
 from benchmarks.clip import load_clip
 from benchmarks.fanout import PINNED, Case, Times
-from benchmarks.peers import Peer, PeerError, PyRtmp, Servers, Srs
+from benchmarks.peers import Peer, PeerError, PyRtmp, Servers, Srs, nginx_command
 from benchmarks.report import Bar, Report, Row, draw_bars, figure, find, finish, medians, ratio
 from benchmarks.tls import Certificate, new_certificate
 from benchmarks.wire import Closed, RtmpClient
@@ -163,14 +162,7 @@ class _Front(Peer):
         return (self.https_port,)
 
     def command(self, directory: Path) -> Sequence[str]:
-        config = directory / "nginx.conf"
-        config.write_text(f"""
-            worker_processes 1;
-            worker_rlimit_nofile 16384;
-            daemon off;
-            pid {directory}/nginx.pid;
-            error_log {directory}/error.log warn;
-            events {{ worker_connections 8192; }}
+        return nginx_command(directory, f"""
             http {{
                 access_log off;
                 server {{
@@ -185,9 +177,6 @@ class _Front(Peer):
                 }}
             }}
         """)
-        if (nginx := shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")) is None:
-            raise PeerError("nginx is not installed: apt-get install nginx")
-        return [nginx, "-e", str(directory / "error.log"), "-p", str(directory), "-c", str(config)]
 
 
 class BehindNginx(PyRtmp):

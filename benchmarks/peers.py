@@ -183,7 +183,6 @@ class NginxRtmp(Peer):
         self._hls = hls
 
     def command(self, directory: Path) -> Sequence[str]:
-        config = directory / "nginx.conf"
         hls = http = ""
         if self._hls:
             # As its manual has it, with the files where a worker that root starts as nobody can write.
@@ -201,14 +200,10 @@ class NginxRtmp(Peer):
                     server {{ listen 127.0.0.1:{self.http_port}; root {directory}; }}
                 }}
             """
-        config.write_text(f"""
+        if not self.is_installed():
+            raise PeerError("nginx-rtmp is not installed: apt-get install nginx libnginx-mod-rtmp")
+        return nginx_command(directory, f"""
             load_module {NGINX_RTMP_MODULE};
-            worker_processes 1;
-            worker_rlimit_nofile 16384;
-            daemon off;
-            pid {directory}/nginx.pid;
-            error_log {directory}/error.log warn;
-            events {{ worker_connections 8192; }}
             rtmp {{
                 access_log off;
                 server {{
@@ -218,9 +213,6 @@ class NginxRtmp(Peer):
             }}
             {http}
         """)
-        if not self.is_installed():
-            raise PeerError("nginx-rtmp is not installed: apt-get install nginx libnginx-mod-rtmp")
-        return [_nginx(), "-e", str(directory / "error.log"), "-p", str(directory), "-c", str(config)]
 
     @staticmethod
     def is_installed() -> bool:
@@ -369,6 +361,24 @@ def _accepts(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def nginx_command(directory: Path, configuration: str) -> list[str]:
+    """How to start nginx in the foreground, with one worker and ``configuration``."""
+    if not (program := _nginx()):
+        raise PeerError("nginx is not installed: apt-get install nginx")
+    file, log = directory / "nginx.conf", directory / "error.log"
+    # What loads a module has to stand first.
+    file.write_text(f"""
+        {configuration}
+        worker_processes 1;
+        worker_rlimit_nofile 16384;
+        daemon off;
+        pid {directory}/nginx.pid;
+        error_log {log} warn;
+        events {{ worker_connections 8192; }}
+    """)
+    return [program, "-e", str(log), "-p", str(directory), "-c", str(file)]
 
 
 def _nginx() -> str:
