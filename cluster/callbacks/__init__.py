@@ -7,7 +7,8 @@
     Hooks.on_..._done -------|                |--> HlsSessions: one question for each player     |
     HLS segments made -------'                '--> Notifications: again, when it fails ----------'
 
-A question (connect, publish, play) has a client that waits for its answer: it is asked once, for at most a deadline,
-and only so many are asked at once.  A notification has nobody who waits: it is tried again, from a bounded queue.  What
-a client sends is data in the body of a request, and never decides where that goes.
+A question (connect, publish, play) has a client that waits for its answer: it is asked once (again only where the
+connection breaks), for at most a deadline, and only so many are asked at once.  A notification has nobody who waits: it
+is tried again, from a bounded queue.  What a client sends is data in the body of a request, and never decides where
+that goes.
 """

@@ -60,7 +60,7 @@ class _BackEnd:
         return event in self._urls
 
     async def ask(self, event: Event, subject: Subject) -> Decision:
-        """When it is its turn, and once.  Raises ``AnswerError``."""
+        """When it is its turn.  Raises ``AnswerError``."""
         if self._asking >= self._most:
             raise AnswerError(f"{self._asking} questions wait for their answers already")
         self._asking += 1
