@@ -131,7 +131,7 @@ class Api:
         )
         self._listener: asyncio.Server | None = None
         self._secure: list[Listener] = []
-        self._handshakes = Handshakes(_HANDSHAKE_SECONDS, self._counters, _log)
+        self._handshakes = Handshakes(lambda: _HANDSHAKE_SECONDS, self._counters, _log)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -156,7 +156,7 @@ class Api:
             self._listener.close()
         while self._secure:
             self._secure.pop().close()
-        await self._handshakes.close()
+        self._handshakes.close()
         await self._runner.cleanup()
         await self._gate.close()
 
@@ -174,7 +174,7 @@ class Api:
         if len(self._handshakes) >= _MAX_CONNECTIONS:
             sock.close()
         else:
-            self._handshakes.begin(sock, address, tls, self._accept)
+            self._handshakes.begin(sock, tls, self._accept, address=address)
 
     # Around every request
 

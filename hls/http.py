@@ -136,7 +136,7 @@ class ViewerSite:
         self._servers: list[asyncio.Server] = []
         self._listeners: list[Listener] = []
         """With TLS."""
-        self._handshakes = Handshakes(header_seconds, server.counters, server.journal)
+        self._handshakes = Handshakes(lambda: header_seconds, server.counters, server.journal)
         self._accepting: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
@@ -172,11 +172,11 @@ class ViewerSite:
         No listener is needed.  With ``tls`` the client counts as a connection from ``address`` until its handshake is
         over, for which it has as long as for a request head.
         """
-        if self._closing.is_set() or (tls is not None and not self._may_shake_hands(address)):
+        if self._closing.is_set():
             sock.close()
             return
         if tls is not None:
-            self._handshakes.begin(sock, address, tls, self._open(), self._server.pending(address))
+            self._shake_hands(sock, address, tls)
             return
         task = asyncio.get_running_loop().create_task(self._connect(sock))
         self._accepting.add(task)
@@ -189,11 +189,22 @@ class ViewerSite:
             sock.close()
             self._server.journal.error("accept_failed", error=str(error))
 
-    def _may_shake_hands(self, address: str) -> bool:
-        if self._server.may_accept(None if address in self._proxies else address):
-            return True
-        self._server.journal.warning("refused", address=address, what="connection")
-        return False
+    def _shake_hands(self, sock: socket.socket, address: str, tls: ssl.SSLContext) -> None:
+        whose = None if address in self._proxies else address
+        if not self._server.may_accept(whose):
+            self._server.journal.warning("refused", address=address, what="connection")
+            sock.close()
+            return
+        connections = self._open()
+
+        def connected() -> asyncio.BaseProtocol:
+            self._server.let_go(whose)
+            return connections()
+
+        self._server.hold(whose)
+        self._handshakes.begin(
+            sock, tls, connected, failed=lambda: self._server.let_go(whose), address=address
+        )
 
     def _open(self) -> ViewerConnections:
         """What is needed to serve connections, besides listening."""
@@ -227,7 +238,7 @@ class ViewerSite:
         """Stop; waiting requests are answered, viewers have been ended by ``Server.close``."""
         self._closing.set()
         self.stop_accepting()
-        await self._handshakes.close()
+        self._handshakes.close()
         if self._accepting:
             await asyncio.wait(self._accepting)
         if self._ticker is not None:

@@ -3,62 +3,80 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final
+from time import monotonic
 
+from pyrtmp.aio.tls import TlsTransport
 from pyrtmp.counters import Counters
 from pyrtmp.journal import Journal
 
-_GOODBYE_SECONDS: Final = 1.0
-"""How long a client may take to agree to the end of the connection."""
-
 
 class Handshakes:
-    """Those under way.  One that fails, or takes longer than ``seconds``, is counted (``refused["tls"]``), told, and
-    its connection closed."""
+    """Those under way.  One that fails or takes longer than ``seconds`` is counted (``refused["tls"]``), told, and its
+    connection closed."""
 
-    def __init__(self, seconds: float, counters: Counters, journal: Journal) -> None:
+    def __init__(self, seconds: Callable[[], float], counters: Counters, journal: Journal) -> None:
         self._seconds = seconds
         self._counters = counters
         self._journal = journal
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: dict[TlsTransport, tuple[float, Callable[[], None]]] = {}
+        """Since when, oldest first; what to call should it fail."""
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._under_way)
 
     def begin(
-        self, sock: socket.socket, address: str, tls: ssl.SSLContext, protocol: Callable[[], asyncio.BaseProtocol],
-        meanwhile: contextlib.AbstractContextManager[None] | None = None,
+        self, sock: socket.socket, tls: ssl.SSLContext, protocol: Callable[[], asyncio.BaseProtocol],
+        *, failed: Callable[[], None] = lambda: None, **whose: str,
     ) -> None:
-        """Shake hands, then let ``protocol`` have the connection; the socket, non-blocking, is not the caller's any
-        more.  ``meanwhile`` is entered until the handshake is over."""
-        held = meanwhile or contextlib.nullcontext()
-        task = asyncio.get_running_loop().create_task(self._run(sock, address, tls, protocol, held))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Shake hands, then let ``protocol`` have the connection, or call ``failed``.
 
-    async def _run(
-        self, sock: socket.socket, address: str, tls: ssl.SSLContext, protocol: Callable[[], asyncio.BaseProtocol],
-        meanwhile: contextlib.AbstractContextManager[None],
-    ) -> None:
+        The socket, non-blocking, is not the caller's any more.  ``whose``: for the journal.
+        """
+        def shaken(error: OSError | None) -> asyncio.BaseProtocol | None:
+            self._under_way.pop(transport, None)
+            if error is None:
+                return protocol()
+            self._tell(error, whose)
+            failed()
+            return None
+
         try:
-            with meanwhile:
-                await asyncio.get_running_loop().connect_accepted_socket(
-                    protocol, sock, ssl=tls, ssl_handshake_timeout=self._seconds, ssl_shutdown_timeout=_GOODBYE_SECONDS
-                )
-        except BaseException as error:
+            transport = TlsTransport(sock, tls, shaken)
+        except OSError as error:
             sock.close()
-            if not isinstance(error, OSError):  # ssl.SSLError and TimeoutError are
-                raise
-            self._counters.refused["tls"] += 1
-            self._journal.warning("connection_failed", address=address, error=str(error))
+            self._tell(error, whose)
+            failed()
+            return
+        self._under_way[transport] = (monotonic(), failed)
+        if self._timer is None:
+            self._wait(self._seconds())
 
-    async def close(self) -> None:
-        """Break off."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+    def _tell(self, error: OSError, whose: dict[str, str]) -> None:
+        self._counters.refused["tls"] += 1
+        self._journal.warning("connection_failed", **whose, error=str(error))
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """One timer for all: nearly every handshake is over long before it."""
+        self._timer = None
+        seconds, now = self._seconds(), monotonic()
+        for transport, (since, _) in list(self._under_way.items()):
+            if since + seconds > now:
+                self._wait(since + seconds - now)
+                return
+            transport.expire(TimeoutError(f"no TLS handshake within {seconds:g} s"))
+
+    def close(self) -> None:
+        """Break off; that is nobody's failure."""
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._under_way:
+            transport, (_, failed) = self._under_way.popitem()
+            transport.abort()
+            failed()

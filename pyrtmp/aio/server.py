@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from time import monotonic, time
 from typing import Final, Protocol
 
 from pyrtmp.aio.connection import Connection
+from pyrtmp.aio.handshakes import Handshakes
 from pyrtmp.aio.listener import Listener, bind
 from pyrtmp.aio.publishing import Claims
 from pyrtmp.aio.rounds import Rounds
@@ -140,6 +140,7 @@ class Server:
         self._pending = 0
         """Connections of ``hold``."""
         self._listeners: list[Listener] = []
+        self._handshakes = Handshakes(lambda: self.timeouts.handshake, self.counters, self.journal)
         self._accepting: set[asyncio.Task[None]] = set()
         self._tick_seconds = tick
         self._ticker: asyncio.TimerHandle | None = None
@@ -198,6 +199,7 @@ class Server:
         """Stop accepting, end every stream, let viewers have the rest, close every connection."""
         self._closing = True
         self.stop_accepting()
+        self._handshakes.close()
         for task in self._accepting:
             task.cancel()
         self.hub.close(monotonic())
@@ -266,15 +268,6 @@ class Server:
         self._pending -= 1
         if address is not None:
             self._forget_address(address)
-
-    @contextlib.contextmanager
-    def pending(self, address: str | None) -> Iterator[None]:
-        """Count a connection that is no client yet, while its TLS handshake goes on."""
-        self.hold(address)
-        try:
-            yield
-        finally:
-            self.let_go(address)
 
     def readdress(self, client: Connection, address: str) -> bool:
         """A client's own address, told by a balancer; whether one more connection from there is within the limits."""
@@ -357,23 +350,24 @@ class Server:
             sock.close()
             return
         self.add_client(connection)
-        task = asyncio.get_running_loop().create_task(self._connect(sock, connection, tls))
+        if tls is not None:
+            self._handshakes.begin(
+                sock, tls, lambda: connection,
+                failed=lambda: self.remove_client(connection), conn=connection.id, address=address,
+            )
+            return
+        task = asyncio.get_running_loop().create_task(self._connect(sock, connection))
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
 
-    async def _connect(self, sock: socket.socket, connection: Connection, tls: ssl.SSLContext | None) -> None:
+    async def _connect(self, sock: socket.socket, connection: Connection) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection, sock, ssl=tls,
-                ssl_handshake_timeout=self.timeouts.handshake if tls else None,
-                ssl_shutdown_timeout=_CLOSE_SECONDS if tls else None,
-            )
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
         except BaseException as error:
             self.remove_client(connection)
             sock.close()
-            if not isinstance(error, OSError):  # ssl.SSLError and TimeoutError are
+            if not isinstance(error, OSError):
                 raise
-            self.counters.refused["tls"] += 1
             self.journal.warning(
                 "connection_failed", conn=connection.id, address=connection.address, error=str(error)
             )

@@ -11,6 +11,7 @@ import pytest
 from hls.settings import HlsSettings
 from tests.hls.conftest import read_head
 from tests.hls.test_viewer import tls as tls  # a fixture: contexts of a server and of its clients
+from tests.pyrtmp.aio.net import eventually
 
 
 async def redirected(bench: Any, target: str, host: str, more: str = "", method: str = "GET") -> tuple[int, str]:
@@ -57,3 +58,24 @@ async def test_who_is_not_sent(make_bench: Any, tls: tuple[ssl.SSLContext, ssl.S
     assert len(plain.site.addresses) == 2
     plain.site.configure(cors_origins=(), trust_forwarded_from=(), hls=HlsSettings())
     assert await redirected(plain, "/", "h") == (200, "")
+
+
+async def test_a_handshake_counts_as_a_connection_until_it_is_over(
+    make_bench: Any, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    bench = await make_bench(server={"max_connections_per_address": 1}, site={"header_seconds": 0.3}, tls=tls)
+    port = bench.site.addresses[0][1]
+    silent, first = await asyncio.open_connection("127.0.0.1", port)
+    await eventually(lambda: bench.site.connections == 1)
+    turned_away, second = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(5):
+        assert await turned_away.read() == b""
+        await silent.read()
+    first.close()
+    second.close()
+    assert bench.server.counters.refused == {"connections_per_address": 1, "tls": 1}
+    reader, writer = await bench.connect()  # the one there may be: what its handshake held is not held any more
+    writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert (await read_head(reader))[0] == 200
+    writer.close()
