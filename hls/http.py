@@ -335,13 +335,18 @@ class ViewerSite:
         came = monotonic()
         key, kind, file = media
         if kind == "flv":
-            await self._welcome(request, key, kind, kin)
+            await self._welcome(request, key, kin)
             return await self._flv(request, key, kin, came)
-        if kind == "playlist":
-            await self._welcome(request, key, kind)
-        if self._server.hooks.on_play is not None:
-            key = await self._allow(self._asked(request, key, "hls")) or key
-        if kind == "playlist" and not self._watches(request, key):
+        address = self._address(request)
+        agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
+        # A segment's player has asked for a playlist first.
+        known = kind == "segment" or self.audience.knows(key, address, agent)
+        if kind == "playlist" and (not known or self._server.draining):
+            await self._welcome(request, key, known=known)
+        if self._server.hooks.on_play is not None and (instead := await self._allow(self._asked(request, key, "hls"))):
+            key = instead
+            known = kind == "segment" or self.audience.knows(key, address, agent)
+        if not known:
             self._make_room(key)
         query = request.rel_url.raw_query_string
         if kind == "playlist":
@@ -349,7 +354,7 @@ class ViewerSite:
             reply = await self.hls.playlist(key.app, key.name, query=query, prefix=file, whole=whole)
         else:
             reply = await self.hls.segment(key.app, key.name, file, query=query)
-        return self._reply(request, key, reply, came)
+        return self._reply(request, key, reply, address, agent, came)
 
     def _options(self, request: web.BaseRequest) -> Answered:
         return Answer(request, 204, self._fields(request, "", "", more=_PREFLIGHT))
@@ -408,16 +413,15 @@ class ViewerSite:
             return peer
         return forwarded_for(peer, ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ())), self._proxies)
 
-    async def _welcome(self, request: web.BaseRequest, key: StreamKey, kind: str, kin: Kin = STRANGER) -> None:
+    async def _welcome(
+        self, request: web.BaseRequest, key: StreamKey, kin: Kin = STRANGER, *, known: bool = False
+    ) -> None:
         """Turn newcomers away while this is no time for them.  Raises ``_Moved`` and ``_Refused``.
 
-        An HLS player that watches already is only sent away when the server will soon be gone; another node is not
-        sent anywhere, since it knows where else to ask.
+        An HLS player that watches already (``known``) is only sent away when the server will soon be gone; another node
+        is not sent anywhere, since it knows where else to ask.
         """
         server = self._server
-        known = kind == "playlist" and self._watches(request, key)
-        if known and not server.draining:
-            return
         # Other nodes are known by their plain addresses, where the page of somebody who came by HTTPS cannot go.
         if self._elsewhere is not None and not kin.node and not request.secure and (base := await self._elsewhere(key)):
             server.counters.refused["sent_elsewhere"] += 1
@@ -427,11 +431,6 @@ class ViewerSite:
         if why:
             server.counters.refused["draining" if server.draining else "busy"] += 1
             raise _Refused(503, why)
-
-    def _watches(self, request: web.BaseRequest, key: StreamKey) -> bool:
-        """Whether it comes from an HLS player that watches already."""
-        agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
-        return self.audience.knows(key, self._address(request), agent)
 
     def _make_room(self, key: StreamKey) -> None:
         """For one more viewer.  Raises ``_Refused``."""
@@ -564,7 +563,9 @@ class ViewerSite:
             raise _Refused(404, f"{key} is not published")
         return stream
 
-    def _reply(self, request: web.BaseRequest, key: StreamKey, reply: Reply, came: float) -> Answer:
+    def _reply(
+        self, request: web.BaseRequest, key: StreamKey, reply: Reply, address: str, agent: str, came: float
+    ) -> Answer:
         if reply.status != 200:
             raise _Refused(reply.status, bytes(reply.body).decode().strip())
         cache = reply.cache_control
@@ -574,8 +575,6 @@ class ViewerSite:
         fields = self._fields(request, reply.content_type, cache, etag=reply.etag)
         answer = validated(request, fields, reply.body, reply.etag)
         server = self._server
-        address = self._address(request)
-        agent = request.headers.get(hdrs.USER_AGENT, "")[:128]
         if self.audience.saw(key, address, agent, answer.length):
             server.counters.plays["hls"] += 1
             server.counters.first_frame("hls", monotonic() - came)

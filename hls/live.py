@@ -606,7 +606,8 @@ class HlsService:
 
     def _package(self, key: tuple[str, str], source: Source) -> HlsStream:
         stream = self._streams.get(key) or self._new(key)
-        stream.package(source, self._settings, self._first_numbers(key, source))
+        first = ZERO if stream.packages else self._first_numbers(key, source)
+        stream.package(source, self._settings, first)
         return stream
 
     def _new(self, key: tuple[str, str]) -> HlsStream:

@@ -97,7 +97,8 @@ class Kinship:
         if isinstance(entry, Mapping) and entry.get("known") is False:
             return STRANGER, "it does not take this node for one of its own: is node.secret the same on both?"
         if not self._secrets or kin == STRANGER:
-            return replace(kin, admits=""), ""  # not proved, and there may be a secret by the time it counts
+            # Not proved, and there may be a secret by the time it counts.
+            return (replace(kin, admits="") if kin.admits else kin), ""
         doubt = self._doubt(entry, side, binding)
         return (STRANGER, doubt) if doubt else (kin, "")
 
@@ -118,6 +119,8 @@ class Kinship:
 
     def read_asked(self, text: str | None) -> tuple[Kin, str]:
         """As ``read``, from the header of a request."""
+        if text is None:  # nearly everybody
+            return STRANGER, ""
         values = parse_header(text)
         kin, doubt = self.read(values, ASKS, _HTTP)
         if self._secrets and kin != STRANGER:
