@@ -177,7 +177,9 @@ class Crew:
             self._spawning -= 1
         if process.phase is not Phase.ENDED:
             process.close()
-            self._gone(process, f"exit code {code}")
+            self._gone(process, _how(code))
+        elif code and process.slot >= 0 and not self._closing:
+            _log.info("worker_ended", worker=process.slot, pid=process.pid, how=_how(code))
         self._processes.pop(serial, None)
 
     def _do(self, work: Any) -> None:
@@ -275,3 +277,8 @@ class Crew:
             if process.phase in (Phase.BOOTING, Phase.READY, Phase.DRAINING) and not process.ping():
                 _log.error("worker_hung", worker=process.slot, pid=process.pid)
                 process.kill()
+
+
+def _how(code: int) -> str:
+    """In words, how a process ended."""
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"

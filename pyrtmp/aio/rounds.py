@@ -25,12 +25,16 @@ from typing import Final
 from pyrtmp.aio.intake import Intake
 from pyrtmp.aio.standstill import Standstill
 from pyrtmp.counters import Counters
+from pyrtmp.journal import Journal, LoggingJournal
 from pyrtmp.lane import Lane
 from pyrtmp.settings import EgressSettings
 from pyrtmp.stream import Stream
 
 RETRY_SECONDS: Final = 0.02
 """Pause before viewers whose socket was full are tried again when no new message asks for a round."""
+
+TELL_SECONDS: Final = 10.0
+"""Between two lines that say that media could not be kept: it may be so in every round, of every stream."""
 
 _SMOOTHING: Final = 0.2
 
@@ -48,13 +52,15 @@ _LEAST_COST: Final = 0.0002
 class Rounds:
     """Serves the viewers of one process."""
 
-    def __init__(self, settings: EgressSettings, counters: Counters) -> None:
+    def __init__(self, settings: EgressSettings, counters: Counters, journal: Journal | None = None) -> None:
         self.standstill = Standstill()
         """Looked at before anything is sent."""
         self.intake = Intake()
         """The publishers, whose sockets rounds read while these are rare."""
         self._settings = settings
         self._counters = counters
+        self._journal: Journal = journal or LoggingJournal()
+        self._tell_at = 0.0
         self._streams: list[Stream] = []
         self._running = False
         self._handle: asyncio.Handle | None = None
@@ -157,19 +163,25 @@ class Rounds:
         stream.queued = False
         try:
             stream.flush()
-        except OSError:
-            self._counters.log_failures += 1
+        except OSError as error:
+            self._not_kept(stream, error, now)
         # First: other processes send while this one does.
         for outlet in tuple(stream.outlets):
             try:
                 outlet.serve()
-            except Exception:
+            except Exception as error:
                 # No descriptor for a segment, say.  What it tells is cumulative: the next round tells it all.
-                self._counters.log_failures += 1
+                self._not_kept(stream, error, now)
         left = False
         for lane in list(stream.lanes.values()):
             left |= serve(lane, now)
         return left
+
+    def _not_kept(self, stream: Stream, error: Exception, now: float) -> None:
+        self._counters.log_failures += 1
+        if now >= self._tell_at:
+            self._tell_at = now + TELL_SECONDS
+            self._journal.error("log_failed", stream=str(stream.key), error=repr(error))
 
     def close(self) -> None:
         """Serve nobody any more."""

@@ -117,7 +117,7 @@ class Server:
         self.hooks = hooks or Hooks()
         self.counters = counters or Counters()
         self.journal: Journal = journal or LoggingJournal()
-        self.rounds = Rounds(egress or EgressSettings(), self.counters)
+        self.rounds = Rounds(egress or EgressSettings(), self.counters, self.journal)
         self.hub = Hub(stream or StreamSettings(), self.rounds.wake, journal=self.journal)
         self.claims: Claims | None = None
         """Asked before anybody publishes, where other processes take publishers too."""

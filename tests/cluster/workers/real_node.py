@@ -78,7 +78,7 @@ def make_frame(session: int, number: int, size: int, *, key: bool) -> Message:
 class Publisher:
     """Sends pictures in real time, beginning with time 0, until it is stopped or loses its connection."""
 
-    def __init__(self, client: Client, key: str, agent: str, session: int, size: int) -> None:
+    def __init__(self, client: Client, key: str, agent: str, session: int, size: int, gop: int = GOP) -> None:
         self.key = key
         self.agent = agent
         self.session = session
@@ -88,6 +88,7 @@ class Publisher:
         self.lost_at = 0.0
         self._client = client
         self._size = size
+        self._gop = gop
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._task = asyncio.create_task(self._run())
@@ -106,7 +107,7 @@ class Publisher:
                 if not self._quiet.is_set():
                     await self._quiet.wait()
                     began = monotonic() - number / FPS
-                await self._client.send(make_frame(self.session, number, self._size, key=number % GOP == 0))
+                await self._client.send(make_frame(self.session, number, self._size, key=number % self._gop == 0))
                 self.sent = number + 1
         except Exception as error:
             self.error = error
@@ -347,16 +348,16 @@ class RealNode:
         raise AssertionError(f"no connection came to worker {worker}")
 
     async def publish(
-        self, key: str, worker: int | None = None, *, session: int = 0, size: int = 4000
+        self, key: str, worker: int | None = None, *, session: int = 0, size: int = 4000, gop: int = GOP
     ) -> Publisher:
-        """Publish a stream; raises ``RefusedError``."""
+        """Publish a stream, with a key frame every ``gop`` pictures; raises ``RefusedError``."""
         client, agent = await self.connect(key, worker)
         try:
             await client.publish()
         except BaseException:
             await client.close()
             raise
-        publisher = Publisher(client, key, agent, session, size)
+        publisher = Publisher(client, key, agent, session, size, gop)
         self._clients.append(publisher)
         return publisher
 

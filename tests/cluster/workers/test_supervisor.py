@@ -304,6 +304,7 @@ async def test_a_worker_that_dies_at_once_is_not_started_in_a_loop(tmp_path: Pat
             os.kill(pid, signal.SIGKILL)
             lost = await node.event("worker_lost", wall, worker=0)
             pauses.append(node.events("worker_lost")[-1]["replaced_in_seconds"])
+            await node.event("worker_ended", wall, worker=0, pid=pid, how="signal 9")
             back = await node.event("worker_ready", wall, worker=0, timeout=20.0)
             assert back - lost >= pauses[-1] - 0.01
         assert pauses == [0, 0, 0.5, 1.0, 2.0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from pyrtmp import EgressSettings
 from pyrtmp.aio.rounds import Rounds
 from pyrtmp.counters import Counters
-from tests.pyrtmp.aio.net import Net, eventually, frame
+from tests.pyrtmp.aio.net import Net, eventually, frame, journal
 
 
 def test_the_pause_follows_the_cost_within_its_bounds() -> None:
@@ -90,3 +91,21 @@ async def test_a_full_socket_does_not_make_the_loop_spin(net: Net) -> None:
     await asyncio.sleep(0.3)
     assert server.counters.rounds - rounds <= 20
     assert rounds > before
+
+
+async def test_media_that_could_not_be_kept_are_counted_every_time_and_told_once(net: Net) -> None:
+    """A file size limit is to a memory file what full memory is."""
+    server = await net.server()
+    publisher, player = await net.watched(server)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        for n in range(1, 4):
+            await publisher.write(frame(n, 3000))
+            await eventually(lambda n=n: server.counters.log_failures == n)  # type: ignore[misc]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (facts,) = journal(server).of("log_failed")
+    assert facts["stream"] == "live/cam" and "OSError" in facts["error"]
+    await publisher.write(frame(4, key=True))
+    await player.until(lambda: player.numbers() == [0, 4])
