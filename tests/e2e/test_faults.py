@@ -43,7 +43,7 @@ EXPECTED: dict[str, set[str]] = {
         "OutOfDescriptorsSoon",
     },
 }
-"""By node: what fires, and nothing else does."""
+"""By node: what fires.  On one that is ill more may, where the machine is slow; on one that is well nothing does."""
 
 TOLD = {
     "leaving": {"log_failed"},
@@ -121,7 +121,8 @@ async def _plant_and_watch(nodes: Cluster, server: Prometheus, names: Mapping[st
         for fault in faults:
             fault.cancel()
         await asyncio.gather(*faults, return_exceptions=True)
-    assert fired == EXPECTED
+    assert {name: fired[name] & expected for name, expected in EXPECTED.items()} == EXPECTED
+    assert not fired["well"]
 
 
 # Faults: each goes on until it is cancelled, or has been planted when it returns.
