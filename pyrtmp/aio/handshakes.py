@@ -23,6 +23,7 @@ class Handshakes:
         self._journal = journal
         self._under_way: dict[TlsTransport, tuple[float, Callable[[], None]]] = {}
         """Since when, oldest first; what to call should it fail."""
+        self._connecting: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -44,16 +45,20 @@ class Handshakes:
             failed()
             return None
 
-        try:
-            transport = TlsTransport(sock, tls, shaken)
-        except OSError as error:
-            sock.close()
-            self._tell(error, whose)
-            failed()
-            return
+        transport = TlsTransport(tls, shaken)
         self._under_way[transport] = (monotonic(), failed)
         if self._timer is None:
             self._wait(self._seconds())
+        task = asyncio.get_running_loop().create_task(self._connect(sock, transport))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, sock: socket.socket, transport: TlsTransport) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: transport, sock)
+        except OSError as error:
+            sock.close()
+            transport.expire(error)
 
     def _tell(self, error: OSError, whose: dict[str, str]) -> None:
         self._counters.refused["tls"] += 1

@@ -41,12 +41,6 @@ def bound_unsent(sock: socket.socket | None) -> None:
     _set_tcp(sock, _TCP_NOTSENT_LOWAT, MAX_KERNEL_UNSENT)
 
 
-def send_at_once(sock: socket.socket) -> None:
-    """Turn Nagle's algorithm off, as asyncio does for the transports it makes."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 def acknowledge_at_once(sock: socket.socket | None) -> None:
     """Not delay the next acknowledgement.
 
