@@ -96,7 +96,7 @@ class Engine:
         """Who may publish and play."""
         self.server = Server(
             hooks=self.callbacks.hooks(self.gate.hooks()),
-            journal=structlog.get_logger("rtmp"),
+            journal=structlog.get_logger("rtmp").bind(),  # once, not for every line
             node=config.node.id,
             kinship=Kinship(config.node.secrets),
         )

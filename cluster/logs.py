@@ -19,7 +19,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from logging.handlers import WatchedFileHandler
 from time import monotonic
-from typing import Final, Literal, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 from structlog.types import EventDict, WrappedLogger
@@ -67,11 +67,10 @@ def configure(
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            stem_flood,
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=_Logger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
@@ -234,17 +233,20 @@ _gate = FloodGate()
 _told = 0.0
 
 
-def stem_flood(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Drop a warning about a peer where there have been many like it; tell with the next one how many were dropped."""
-    address = event.get("address")
-    if method != "warning" or not isinstance(address, str):
-        return event
-    suppressed = _gate.admit(event["event"], address, monotonic())
-    if suppressed is None:
-        raise structlog.DropEvent
-    if suppressed:
-        event["suppressed"] = suppressed
-    return event
+class _Logger(structlog.stdlib.BoundLogger):
+    """Drops a warning about a peer where there have been many like it, before anything else is done for it; tells with
+    the next one how many were dropped."""
+
+    def warning(self, event: str | None = None, *args: Any, **fields: Any) -> Any:
+        """Write a line, maybe."""
+        address = fields.get("address")
+        if event is not None and isinstance(address, str):
+            suppressed = _gate.admit(event, address, monotonic())
+            if suppressed is None:
+                return None
+            if suppressed:
+                fields["suppressed"] = suppressed
+        return super().warning(event, *args, **fields)
 
 
 def tell_suppressed(now: float) -> None:

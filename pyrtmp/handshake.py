@@ -42,6 +42,9 @@ _KEY_TAIL: Final = bytes.fromhex("f0eec24a8068bee82e00d0d1029e7e576eec5d2d29806f
 PLAYER_KEY: Final = b"Genuine Adobe Flash Player 001"
 SERVER_KEY: Final = b"Genuine Adobe Flash Media Server 001"
 
+_NO_VERSION: Final = bytes(4)
+"""5.2.3: "This field MUST be all 0s"; who adds a digest has a version there."""
+
 # Version fields of packets with a digest.  Peers ask of them only that they are not 0, and FFmpeg that the first
 # byte of the server's is 3 or more before it looks for digests.
 _PLAYER_VERSION: Final = bytes((9, 0, 124, 2))
@@ -186,6 +189,8 @@ class ClientHandshake:
 
 def _find_digest(packet: bytes, key: bytes) -> tuple[int, bytes] | None:
     """The scheme and the digest of a C1 (``PLAYER_KEY``) or S1 (``SERVER_KEY``), or None if it has no right one."""
+    if packet.startswith(_NO_VERSION, 4):
+        return None  # nginx-rtmp looks for none either, and looking takes longer than all the rest of an answer
     for scheme in range(len(SCHEMES)):
         start, stop = _digest_place(packet, scheme)
         digest = packet[start:stop]

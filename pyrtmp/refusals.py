@@ -7,7 +7,7 @@ the place of what it added before.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from pyrtmp.networks import subscriber
@@ -66,8 +66,9 @@ class Refusals:
         self._of_address[known.address].move_to_end(name)
         refusals = known.refusals
         before = refusals.pop((refusal.what, refusal.address), None)
-        refusals[refusal.what, refusal.address] = replace(
-            refusal, why=refusal.why[:MAX_WHY], times=1 if before is None else before.times + 1
+        refusals[refusal.what, refusal.address] = Refusal(
+            refusal.what, refusal.address, refusal.code, refusal.why[:MAX_WHY], refusal.at,
+            times=1 if before is None else before.times + 1,
         )
         if len(refusals) > MAX_PER_NAME:
             del refusals[next(iter(refusals))]

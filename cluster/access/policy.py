@@ -23,6 +23,8 @@ GUESSED: Final = frozenset(("key", "signed", "token", "callback"))
 """Checks of what a client might find by trying."""
 
 THROTTLED: Final = refuse("throttled", "too many failures from this address")
+_NO_CREDENTIAL: Final = refuse("no_credential")
+_NOT_ASKED_FOR: Final = refuse("not_asked_for", "what the client shows is none of what the rule asks for")
 
 
 class Policy:
@@ -58,10 +60,10 @@ class Policy:
         checks = self._checks(asked)
         for check in checks:
             answer = check(asked)
-            if isawaitable(answer):
-                return self._decide_later(asked, answer, checks)
-            if answer is not None:
+            if isinstance(answer, Verdict):
                 return self._decided(asked, answer)
+            if answer is not None:
+                return self._decide_later(asked, answer, checks)
         return self._undecided(asked)
 
     def _slowed(self, name: str, check: Check) -> Check:
@@ -106,8 +108,8 @@ class Policy:
         if asked.credentials.problem:
             return refuse("bad_credential", asked.credentials.problem)
         if asked.credentials:
-            return refuse("not_asked_for", "what the client shows is none of what the rule asks for")
-        return refuse("no_credential")
+            return _NOT_ASKED_FOR
+        return _NO_CREDENTIAL
 
 
 def _repeats(asked: Asked) -> bool:

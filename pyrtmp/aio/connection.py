@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from time import monotonic
@@ -22,7 +23,7 @@ from pyrtmp.aio.publishing import Publishing
 from pyrtmp.aio.sockets import GATHERED_BYTES, acknowledge_at_once, report_from, set_keepalive, tcp_info
 from pyrtmp.errors import PeerError, RefusedError
 from pyrtmp.hooks import DESCRIPTION_CHARS, DESCRIPTIONS, Hook, Request
-from pyrtmp.kin import STRANGER, Kin
+from pyrtmp.kin import ENTRY, STRANGER, Kin
 from pyrtmp.kinship import ASKS
 from pyrtmp.message import DATA_AMF0, Message
 from pyrtmp.names import StreamKey
@@ -75,6 +76,7 @@ class Connection(asyncio.Protocol):
         "_header",
         "_held",
         "_since",
+        "_socket",
         "_task",
         "_unsent",
         "address",
@@ -97,8 +99,10 @@ class Connection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, server: Server, id: str, address: str, *, proxied: bool = False) -> None:
+    def __init__(self, server: Server, id: str, sock: socket.socket, address: str, *, proxied: bool = False) -> None:
         self.server = server
+        self._socket = sock
+        """The transport's, which closes it.  What uvloop's transport gives makes a socket object for every option."""
         self.session = ServerSession(server.limits)
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.publishing = Publishing(self)
@@ -137,7 +141,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             return
         self._since = monotonic()
-        set_keepalive(transport.get_extra_info("socket"), self.server.timeouts.write_stall)
+        set_keepalive(self._socket, self.server.timeouts.write_stall)
         self.server.counters.connections += 1
 
     def data_received(self, data: bytes) -> None:
@@ -149,13 +153,14 @@ class Connection(asyncio.Protocol):
                 data = self._skip_header(self._header, data)
                 if not data:
                     return
-            if session.state is Phase.HANDSHAKE:
-                acknowledge_at_once(self.transport.get_extra_info("socket"))
+            shaking = session.state is Phase.HANDSHAKE
             events = session.receive(data)
             if events:
                 self._handle(events)
             if session.has_output:
-                self.flush()
+                self.flush()  # an answer acknowledges what it answers
+            elif shaking:
+                acknowledge_at_once(self._socket)
             if len(data) > _TURN_BYTES and not self.closing:
                 self.transport.pause_reading()
                 asyncio.get_running_loop().call_soon(self._read_on)
@@ -208,11 +213,11 @@ class Connection(asyncio.Protocol):
 
     def gather(self, on: bool) -> None:
         """Have the kernel keep what comes until much has gathered, or report everything at once again."""
-        report_from(self.transport.get_extra_info("socket"), GATHERED_BYTES if on else 1)
+        report_from(self._socket, GATHERED_BYTES if on else 1)
 
     def read(self) -> None:
         """Take what has come; its end and its errors are left for the loop to find."""
-        descriptor = self.transport.get_extra_info("socket").fileno()
+        descriptor = self._socket.fileno()
         # Several reads, bounded: a publisher that never stops sending must not make the round endless.
         until = monotonic() + _READ_SECONDS
         for _ in range(_MAX_READS):
@@ -257,7 +262,7 @@ class Connection(asyncio.Protocol):
 
     def path(self) -> TcpInfo | None:
         """See ``pyrtmp.aio.server.Client``."""
-        return tcp_info(self.transport.get_extra_info("socket")) if self._connected else None
+        return tcp_info(self._socket) if self._connected else None
 
     def kick(self) -> None:
         """Close the connection now."""
@@ -350,13 +355,14 @@ class Connection(asyncio.Protocol):
             name: text[:DESCRIPTION_CHARS] for name, text in texts.items() if text and isinstance(text, str)
         }
         self.agent = str(event.parameters.get("flashVer", ""))[:128]
-        kinship = self.server.kinship
-        self.kin, doubt = kinship.read(event.parameters, ASKS, self.session.binding)
         greeting = None
-        if doubt:
-            self.server.doubted(self.id, self.address, doubt)
-        if doubt or self.kin.node:
-            greeting = kinship.greeting(Kin(node=self.server.node), not doubt, self.session.binding)
+        if ENTRY in event.parameters:
+            kinship = self.server.kinship
+            self.kin, doubt = kinship.read(event.parameters, ASKS, self.session.binding)
+            if doubt:
+                self.server.doubted(self.id, self.address, doubt)
+            if doubt or self.kin.node:
+                greeting = kinship.greeting(Kin(node=self.server.node), not doubt, self.session.binding)
         abilities = event.parameters.get("capsEx")
         self.reconnects = isinstance(abilities, float) and 0 <= abilities < 2**32 and bool(int(abilities) & RECONNECT)
         unwelcome = self.server.unwelcome(self.kin)

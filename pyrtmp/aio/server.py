@@ -344,7 +344,7 @@ class Server:
     def accept(self, sock: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
         """Serve a client's socket, which the server owns from here on."""
         proxied = tls is None and bool(self._proxies) and address in self._proxies
-        connection = Connection(self, self.new_id(), address, proxied=proxied)
+        connection = Connection(self, self.new_id(), sock, address, proxied=proxied)
         if not self.may_accept(None if proxied else address):
             self.journal.warning("refused", conn=connection.id, address=address, what="connection")
             sock.close()

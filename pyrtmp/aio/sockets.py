@@ -25,15 +25,15 @@ def set_keepalive(sock: socket.socket | None, stall: float) -> None:
 
     ``stall``: seconds for which a peer may take nothing before the server itself gives up.
     """
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if sock is None:
         return
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    with contextlib.suppress(OSError):  # others than TCP's refuse the first of these
         if sys.platform == "linux":
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int((stall + 5) * 1000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def bound_unsent(sock: socket.socket | None) -> None:
@@ -60,7 +60,7 @@ def report_from(sock: socket.socket | None, count: int) -> None:
 
 def tcp_info(sock: socket.socket | None) -> TcpInfo | None:
     """What the kernel knows of the way to the peer; None where it does not say."""
-    if sock is None or sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if sock is None or sys.platform != "linux":
         return None
     try:
         return tcpinfo.parse(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, tcpinfo.SIZE))
@@ -69,7 +69,7 @@ def tcp_info(sock: socket.socket | None) -> TcpInfo | None:
 
 
 def _set_tcp(sock: socket.socket | None, option: int, value: int) -> None:
-    """Set an option of Linux's TCP; other sockets and systems do without."""
-    if sock is not None and sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
+    """Set an option of Linux's TCP; other sockets, which refuse it, and systems do without."""
+    if sock is not None and sys.platform == "linux":
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
@@ -67,12 +68,19 @@ class Session:
         self._announced = 0  # the window last announced to the peer
         self._transaction = 0
         self._amf3 = False  # the form of the peer's last command, which answers take
-        self.binding = b""
-        """SHA-256 of C1 and S1, once the handshake is done: names this connection, and is known to both its ends."""
+        self._packets = b""  # C1 and S1
         self.peer_acknowledged = 0
         """Bytes the peer said it has received, modulo 2^32."""
         self.dropped_media = 0
         """Audio, video and data messages that came where none is legal, and data that does not decode."""
+
+    @property
+    def binding(self) -> bytes:
+        """SHA-256 of C1 and S1: names this connection, and is known to both its ends.
+
+        From the end of the handshake on; at a server until connect is answered, so that it need not keep them.
+        """
+        return sha256(self._packets).digest()
 
     @property
     def received(self) -> int:
@@ -116,7 +124,8 @@ class Session:
     def return_call(self, transaction: float, *values: Any) -> None:
         """Answer a ``CallReceived`` with ``_result``; a transaction of 0 wants no answer (7.2.1.2)."""
         if transaction:
-            self._send_command(COMMAND_CSID, 0, "_result", transaction, None, *values, amf3=self._amf3)
+            head = _result_head(transaction)
+            self._send_encoded(COMMAND_CSID, head + amf.encode0(*values) if values else head)
 
     def fail_call(self, transaction: float, name: str) -> None:
         """Answer a ``CallReceived`` with ``_error``: there is no method of that name."""
@@ -134,7 +143,7 @@ class Session:
         if not handshake.done:
             return []
         self._handshake = None
-        self.binding = sha256(handshake.packets).digest()
+        self._packets = handshake.packets
         self._handshake_done()
         return [HandshakeDone(), *self._process(self._reader.feed(handshake.rest))]
 
@@ -163,6 +172,13 @@ class Session:
     def _send_command(self, csid: int, msid: int, *values: Any, amf3: bool = False) -> None:
         body = amf.encode_command(values, amf3)
         self._send(Message(COMMAND_AMF3 if amf3 else COMMAND_AMF0, 0, msid, body), csid)
+
+    def _send_encoded(self, csid: int, body: bytes) -> None:
+        """A command from AMF0 values, in the form of the peer's last one."""
+        if self._amf3:
+            self._send(Message(COMMAND_AMF3, 0, 0, bytes((amf.FORMAT_BYTE,)) + body), csid)
+        else:
+            self._send(Message(COMMAND_AMF0, 0, 0, body), csid)
 
     def _decode(self, message: Message) -> list[Any]:
         return amf.decode_command(
@@ -216,6 +232,12 @@ class Session:
             if size != self._announced:
                 self._announce_window(size)
         return None
+
+
+@lru_cache(maxsize=64)
+def _result_head(transaction: float) -> bytes:
+    """An answer to a call without its values, which most have none of.  Clients count their calls from 1."""
+    return amf.encode0("_result", transaction, None)
 
 
 def normal_data(message: Message, limits: Limits) -> Message:

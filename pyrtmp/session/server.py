@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any, Final, TypeAlias
 
 from pyrtmp import amf, control
+from pyrtmp.chunk import OUTGOING_CHUNK_SIZE, encode
 from pyrtmp.errors import AmfError, LimitError, LocalError, PeerError, StateError
 from pyrtmp.handshake import ServerHandshake
 from pyrtmp.message import AGGREGATE, AUDIO, COMMAND_AMF0, COMMAND_AMF3, DATA_AMF0, DATA_AMF3, VIDEO, Message
@@ -96,27 +97,12 @@ class ServerSession(Session):
         ``more`` goes into its information (``pyrtmp.kin``).
         """
         self._answer(states.Connection.CONNECTED)
-        self._announce_window(WINDOW)
-        self._send(control.set_peer_bandwidth(WINDOW), CONTROL_CSID)
-        self._announce_chunk_size()
-        info: dict[str, Any] = {
-            "level": "status",
-            "code": "NetConnection.Connect.Success",
-            "description": "Connection succeeded.",
-            "objectEncoding": self._object_encoding,
-        }
-        if self._enhanced:
-            # Enhanced RTMP: what this server can carry.  "*": every codec of that kind.
-            info["fourCcList"] = list(FOURCC)
-            info["videoFourCcInfoMap"] = {"*": _CAN_FORWARD}
-            info["audioFourCcInfoMap"] = {"*": _CAN_FORWARD}
-            info["capsEx"] = CAPS_EX | RECONNECT
-        if more:
-            info |= more
-        self._send_command(
-            COMMAND_CSID, 0, "_result", self._connect_transaction,
-            {"fmsVer": "FMS/3,5,7,7009", "capabilities": 31, "mode": 1}, info, amf3=self._amf3,
-        )
+        self._announced = WINDOW
+        self._chunk_size = OUTGOING_CHUNK_SIZE
+        self._output.append(_WELCOME)
+        kind = self._object_encoding, self._enhanced
+        answer = _connected(*kind, more) if more else _CONNECTED[kind]
+        self._send_encoded(COMMAND_CSID, amf.encode0("_result", self._connect_transaction) + answer)
 
     def refuse_connect(self, code: str, description: str) -> None:
         """Answer connect with ``_error``; the owner closes the connection afterwards."""
@@ -355,10 +341,7 @@ class ServerSession(Session):
         return ()
 
     def _on_fc_publish(self, msid: int, transaction: float, arguments: list[Any]) -> _Events:
-        self._send_command(
-            COMMAND_CSID, 0, "onFCPublish", 0, None,
-            {"code": "NetStream.Publish.Start", "description": "Started publishing stream."}, amf3=self._amf3,
-        )
+        self._send_encoded(COMMAND_CSID, _ON_FC_PUBLISH)
         self.return_call(transaction)
         return ()
 
@@ -493,6 +476,7 @@ class ServerSession(Session):
             raise LocalError("there is no connect to answer")
         self.state = state
         self._asked = False
+        self._packets = b""
 
     def _plays(self, msid: int) -> bool:
         stream = self._streams.get(msid)
@@ -545,6 +529,39 @@ class ServerSession(Session):
 
     def _send_data(self, msid: int, *values: Any) -> None:
         self._send(Message(DATA_AMF0, 0, msid, amf.encode0(*values)), STATUS_CSID)
+
+
+def _connected(object_encoding: int, enhanced: bool, more: Mapping[str, Any]) -> bytes:
+    """What answers a connect behind its transaction: properties and information, with ``more`` in it."""
+    info: dict[str, Any] = {
+        "level": "status",
+        "code": "NetConnection.Connect.Success",
+        "description": "Connection succeeded.",
+        "objectEncoding": object_encoding,
+    }
+    if enhanced:
+        # Enhanced RTMP: what this server can carry.  "*": every codec of that kind.
+        info["fourCcList"] = list(FOURCC)
+        info["videoFourCcInfoMap"] = {"*": _CAN_FORWARD}
+        info["audioFourCcInfoMap"] = {"*": _CAN_FORWARD}
+        info["capsEx"] = CAPS_EX | RECONNECT
+    return amf.encode0({"fmsVer": "FMS/3,5,7,7009", "capabilities": 31, "mode": 1}, info | dict(more))
+
+
+# What nearly everybody is told, made once.
+_WELCOME: Final = b"".join(
+    part
+    for message in (
+        control.window_ack_size(WINDOW), control.set_peer_bandwidth(WINDOW), control.set_chunk_size(OUTGOING_CHUNK_SIZE)
+    )
+    for part in encode(message, CONTROL_CSID)
+)
+_CONNECTED: Final = {
+    (encoding, enhanced): _connected(encoding, enhanced, {}) for encoding in (0, 3) for enhanced in (False, True)
+}
+_ON_FC_PUBLISH: Final = amf.encode0(
+    "onFCPublish", 0, None, {"code": "NetStream.Publish.Start", "description": "Started publishing stream."}
+)
 
 
 def _text(arguments: list[Any], index: int) -> str:

@@ -46,8 +46,8 @@ def signed(packet: bytes, scheme: int, key: bytes) -> bytes:
     return packet[:at] + sha(key, packet[:at] + packet[at + 32 :]) + packet[at + 32 :]
 
 
-def c1_with_digest(scheme: int, content: bytes = counting(1528)) -> bytes:
-    return signed(bytes(4) + b"\x80\0\7\2" + content, scheme, PLAYER)
+def c1_with_digest(scheme: int, content: bytes = counting(1528), version: bytes = b"\x80\0\7\2") -> bytes:
+    return signed(bytes(4) + version + content, scheme, PLAYER)
 
 
 # Server
@@ -91,6 +91,14 @@ def test_every_digest_position_is_within_its_half(scheme: int, total: int) -> No
     server = ServerHandshake(counting)
     server.receive(b"\3" + c1_with_digest(scheme, bytes(content)))
     assert server.scheme == scheme
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_without_a_version_there_is_no_digest(scheme: int) -> None:
+    c1 = c1_with_digest(scheme, version=bytes(4))
+    server = ServerHandshake(counting)
+    assert server.receive(b"\3" + c1)[1 + 1536 :] == c1
+    assert server.scheme is None
 
 
 @pytest.mark.parametrize("scheme", [0, 1])

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from pyrtmp.aio.sockets import MAX_KERNEL_UNSENT, acknowledge_at_once, bound_unsent, set_keepalive
+from pyrtmp.aio.sockets import MAX_KERNEL_UNSENT, acknowledge_at_once, bound_unsent, set_keepalive, tcp_info
 
 
 def test_a_socket_that_is_not_read_refuses_early() -> None:
@@ -43,3 +43,4 @@ def test_other_sockets_are_left_alone() -> None:
             acknowledge_at_once(sock)
             bound_unsent(sock)
         assert not one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert tcp_info(one) is None
