@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+from collections.abc import Iterator
 from typing import Final
 
 from pyrtmp import tcpinfo
@@ -27,13 +28,26 @@ def set_keepalive(sock: socket.socket | None, stall: float) -> None:
     """
     if sock is None:
         return
-    with contextlib.suppress(OSError):  # others than TCP's refuse the first of these
+    with contextlib.suppress(OSError), _bare(sock) as bare:  # others than TCP's refuse the first of these
         if sys.platform == "linux":
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int((stall + 5) * 1000))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+            bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3)
+            bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+            bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int((stall + 5) * 1000))
+        bare.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+@contextlib.contextmanager
+def _bare(sock: socket.socket) -> Iterator[socket.socket]:
+    """The socket itself: what uvloop's transports give makes another socket object for every option."""
+    if isinstance(sock, socket.socket):
+        yield sock
+        return
+    bare = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+    try:
+        yield bare
+    finally:
+        bare.detach()
 
 
 def bound_unsent(sock: socket.socket | None) -> None:
