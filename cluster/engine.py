@@ -296,6 +296,12 @@ class Engine:
             return ""
         return await self._elsewhere(key)
 
+    def crowds(self) -> Counter[str]:
+        """Viewers of each stream in this process, and those who wait for it."""
+        crowds = Counter({str(stream.key): stream.viewers + stream.waiting for stream in self.server.hub})
+        crowds.update({str(key): players for key, players in self.site.audience.crowds().items()})
+        return crowds
+
     def numbers(self, *, ipc: tuple[int, int] = (0, 0)) -> Numbers:
         """As of the newest sample, which is at most a second old.
 

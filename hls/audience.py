@@ -74,10 +74,14 @@ class Audience:
 
     def watching(self, key: StreamKey) -> int:
         """Players of a stream, without a look at each of them: some may have left a moment ago."""
+        return self.crowds()[key]
+
+    def crowds(self) -> Counter[StreamKey]:
+        """The same of all streams; not to be changed."""
         now = monotonic()
         if now - self._swept > self.seconds / 2:
             self._sweep(now)
-        return self._watching[key]
+        return self._watching
 
     def viewers(self) -> Counter[StreamKey]:
         """Players by stream."""

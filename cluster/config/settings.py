@@ -653,8 +653,7 @@ class LimitSettings(Limits):
     do not count."""
 
     max_viewers_per_stream: int = 0
-    """Most viewers of one stream, and of those who wait for it; 0 is no cap.  Other nodes count as one each.  Each
-    worker process counts for itself: all together take up to node.workers times as many."""
+    """Most viewers of one stream, and of those who wait for it; 0 is no cap.  Other nodes count as one each."""
 
     max_cpu_share: float = 0.0
     """Part of a core above which a process turns newcomers away, whether they publish or play, as busy; those who are

@@ -12,6 +12,7 @@ import structlog
 from cluster.config import Config
 from cluster.tls.identity import Identity
 from cluster.workers import messages
+from cluster.workers.crowds import elsewhere
 from cluster.workers.process import Phase, Process, spawn
 
 PING_SECONDS: Final = 0.25
@@ -273,8 +274,10 @@ class Crew:
 
     def _ping(self) -> None:
         self._pinging = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)
-        for process in list(self._processes.values()):
-            if process.phase in (Phase.BOOTING, Phase.READY, Phase.DRAINING) and not process.ping():
+        processes = list(self._processes.values())
+        for process in processes:
+            others = elsewhere(other.viewers for other in processes if other is not process and other.working)
+            if process.phase in (Phase.BOOTING, Phase.READY, Phase.DRAINING) and not process.ping(others):
                 _log.error("worker_hung", worker=process.slot, pid=process.pid)
                 process.kill()
 

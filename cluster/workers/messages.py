@@ -130,6 +130,8 @@ class Ping:
     """Supervisor to worker, several times a second."""
 
     number: Serial
+    viewers: dict[Text, Count] = field(default_factory=dict)
+    """Of streams at all other workers; see ``cluster.workers.crowds``."""
 
 
 @validated(frozen=True, slots=True, config=_STRICT)
@@ -182,6 +184,8 @@ class Pong:
     """Connections now."""
     cpu: Annotated[float, Field(ge=0)]
     """Seconds of the processor so far."""
+    viewers: dict[Text, Count] = field(default_factory=dict)
+    """Of streams at this worker; see ``cluster.workers.crowds``."""
 
 
 @validated(frozen=True, slots=True, config=_STRICT)

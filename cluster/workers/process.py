@@ -8,7 +8,7 @@ import enum
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Final
 
@@ -125,12 +125,18 @@ class Process:
 
     # Life
 
-    def ping(self) -> bool:
-        """Ask whether it is alive; whether it answered the earlier ones in time."""
+    @property
+    def viewers(self) -> Mapping[str, int]:
+        """Of streams there, as far as it said."""
+        return {} if self._pong is None else self._pong.viewers
+
+    def ping(self, viewers: dict[str, int] | None = None) -> bool:
+        """Ask whether it is alive, and tell of viewers at other workers; whether it answered the earlier ones in time.
+        """
         if self._pings - max(self._ponged, self._ready_ping) >= (HUNG_PINGS if self.working else BOOT_PINGS):
             return False
         self._pings += 1
-        self.tell(messages.Ping(self._pings))
+        self.tell(messages.Ping(self._pings, viewers or {}))
         return True
 
     def kill(self) -> None:

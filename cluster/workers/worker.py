@@ -31,6 +31,7 @@ from cluster.workers import messages
 from cluster.workers.asking import Asking
 from cluster.workers.channel import MAX_MESSAGE, Channel, close_all
 from cluster.workers.claims import Claimant
+from cluster.workers.crowds import most_watched
 from cluster.workers.directory import Directory
 from cluster.workers.draining import drain_gently
 from cluster.workers.hlslink import HlsFeeds
@@ -52,6 +53,8 @@ class Worker:
     def __init__(self, boot: messages.Boot, sock: socket.socket) -> None:
         self._over = asyncio.Event()
         self._taken = 0
+        self._elsewhere_viewers: dict[str, int] = {}
+        """Those of streams at other workers."""
         self._exhausted = False
         """Out of descriptors, which has been told."""
         self._page: list[dict[str, Any]] = []
@@ -65,6 +68,7 @@ class Worker:
         self.channel = Channel(sock, self._received, self._lost)
         self._asking = Asking(self.channel)
         server = self.engine.server
+        server.elsewhere = lambda key: self._elsewhere_viewers.get(str(key), 0)
         self._claimant = server.claims = Claimant(server.hub, self._tell)
         self._directory = Directory(server, boot.serial, self._tell)
         self.engine.start(claims=self._claimant, resolve=self._resolve, feeds=HlsFeeds(self._directory.hls_link))
@@ -102,6 +106,7 @@ class Worker:
                     else:
                         self._turned_away()
                 case messages.Ping():
+                    self._elsewhere_viewers = message.viewers
                     self._pong(message.number)
                     self._directory.tick()
                 case messages.Holds():
@@ -177,7 +182,8 @@ class Worker:
 
     def _pong(self, number: int) -> None:
         connections = len(self.engine.server.clients) + self.engine.site.connections
-        self._tell(messages.Pong(number, taken=self._taken, connections=connections, cpu=process_time()))
+        viewers = most_watched(self.engine.crowds()) if self.engine.config.limits.max_viewers_per_stream else {}
+        self._tell(messages.Pong(number, self._taken, connections, process_time(), viewers))
 
     # Questions
 

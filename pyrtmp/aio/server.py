@@ -135,6 +135,8 @@ class Server:
         self._max_viewers = max_viewers_per_stream
         self.watching: Callable[[StreamKey], int] = lambda key: 0
         """Viewers of a stream that are no connections; set by whoever serves them."""
+        self.elsewhere: Callable[[StreamKey], int] = lambda key: 0
+        """And those at other processes of this machine; set by whoever knows them."""
         self._proxies = Networks(proxy_from)
         self._per_address: Counter[str] = Counter()
         self._pending = 0
@@ -254,7 +256,7 @@ class Server:
             return True
         stream = self.hub.find(*key)
         here = 0 if stream is None else stream.viewers + stream.waiting
-        return here + self.watching(key) < self._max_viewers
+        return here + self.watching(key) + self.elsewhere(key) < self._max_viewers
 
     def hold(self, address: str | None) -> None:
         """Count a connection that is no client, as one that asks by HTTP, until ``let_go``.  None: it is a proxy's, and

@@ -104,6 +104,34 @@ async def test_viewers_of_one_stream(tmp_path: Path, clip: Path) -> None:
         await eventually(room)
 
 
+async def test_viewers_of_one_stream_at_several_workers(tmp_path: Path) -> None:
+    """They know of each other's a moment later."""
+    async with real_node(tmp_path, "limits.max_viewers_per_stream=3", workers=2) as node:
+        await node.publish("live/a", 0)
+        first = await node.play("live/a", 0)
+        for viewer in (first, await node.play("live/a", 1), await node.play("live/a", 1)):
+            await viewer.until(len)
+
+        async def full(worker: int) -> bool:
+            client, _ = await node.connect("live/a", worker)
+            async with client:
+                try:
+                    await anext(client.play())
+                except RefusedError as refusal:
+                    assert "as many viewers" in str(refusal)
+                    return True
+            return False
+
+        for worker in (0, 1):
+            await eventually(lambda worker=worker: full(worker))
+        await node.leave(first)
+
+        async def room() -> bool:
+            return not await full(1)
+
+        await eventually(room)
+
+
 @WORKERS
 async def test_bit_rate_of_a_publisher(tmp_path: Path, workers: int) -> None:
     async with real_node(tmp_path, "limits.max_publish_kbps=1500", workers=workers) as node:
