@@ -51,6 +51,12 @@ class Grid:
     def last(self) -> int:
         return max(self.length - self.reach, self.length // 2)
 
+    @property
+    def patience(self) -> int:
+        """After so many slots all who keep cutting begin at the same frame, wherever they began, unless frames are
+        about as far apart as ``reach``.  Those may never come together: better segments of one's own than none."""
+        return 2 * self.last // max(self.reach, 1) + 1
+
     def slot(self, time: int) -> int:
         """The slot that ``time`` is in."""
         return (time - self.origin) // self.length

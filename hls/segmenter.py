@@ -168,6 +168,8 @@ class Segmenter:
         self._first = False
         self._low: int | None = None
         """The earliest that the open draft's beginning may be in its slot for others; None: they have the same."""
+        self._doubts = 0
+        """How many drafts ended before that was known."""
         self._past: int | None = None
         """The slot of the last draft."""
 
@@ -357,17 +359,13 @@ class Segmenter:
             if late < grid.length and late <= offset + grid.reach:
                 if not self._opens(message):
                     break
-                if self._low is not None:
-                    self._low = None if late <= self._low + grid.reach else grid.next(self._low)
+                self._compare(grid, draft, message, len(draft.messages))
                 self._finish(draft, time)
-                draft = None
                 self._open(message, draft_slot=grid.slot(time))
                 return
-            latest = grid.next(offset)
-            if self._low is not None:
-                self._low = None if grid.next(self._low) >= latest else grid.next(self._low)
-            index = _last_frame(draft, begins, begins + latest)
-            if index is None:
+            index = _beginning(grid, draft, message, offset)
+            self._compare(grid, draft, message, index)
+            if index == len(draft.messages):
                 # Nothing there to begin with.
                 gap = grid.slot(time) > (self._past or 0) + 1
                 self._discontinuity = self._discontinuity or gap
@@ -379,6 +377,21 @@ class Segmenter:
             self._open(message)
         else:
             _append(draft, message)
+
+    def _compare(self, grid: Grid, draft: Draft, message: Message, index: int) -> None:
+        """Here the next draft begins with frame ``index`` of ``draft`` or, behind them, with ``message``: does it for
+        those as well whose ``draft`` began as early as may be?"""
+        if self._low is None or draft.slot is None:
+            return
+        self._doubts += 1
+        low = _beginning(grid, draft, message, self._low)
+        if low == index or self._doubts > grid.patience:
+            self._low = None
+        elif low < index:
+            slot = draft.slot + 1 if index < len(draft.messages) else grid.slot(message.timestamp)
+            self._low = grid.offset(draft.messages[low].timestamp, slot)
+        else:
+            self._low = 0  # sound far ahead of its picture
 
     def _opens(self, message: Message) -> bool:
         if message.type == VIDEO:
@@ -409,7 +422,7 @@ class Segmenter:
                 seen = before is not None and before < time and grid.slot(before) < slot
                 beginning = before == NEVER
                 sure = beginning or (seen and grid.offset(time, slot) <= grid.reach)
-                self._low = None if sure else 0
+                self._low, self._doubts = None if sure else 0, 0
                 draft.whole = beginning or (seen and sure)
                 self._first = False
             elif draft_slot is None:
@@ -516,13 +529,21 @@ def _append(draft: Draft, message: Message) -> None:
     draft.size += len(message.payload) + _MESSAGE_OVERHEAD
 
 
-def _last_frame(draft: Draft, first: int, last: int) -> int | None:
-    """The last of the pictures (or, without one, of the sounds) from ``first`` to ``last``; not the very first."""
+def _beginning(grid: Grid, draft: Draft, message: Message, offset: int) -> int:
+    """Which frame of ``draft`` begins the next one if this one began at ``offset``; behind them all is ``message``.
+
+    The last of the pictures (or, without one, of the sounds) that come in time; not the very first.
+    """
+    assert draft.slot is not None
+    begins, latest = grid.start(draft.slot + 1), grid.next(offset)
     found: tuple[bool, int] | None = None
-    for index, message in enumerate(draft.messages):
-        if index and first <= message.timestamp <= last:
-            found = max(found or (False, 0), (message.type == VIDEO, index))
-    return None if found is None else found[1]
+    for index, each in enumerate((*draft.messages, message)):
+        late = each.timestamp - begins
+        if late > offset + grid.reach or late >= grid.length:
+            return index if found is None else found[1]
+        if index and 0 <= late <= latest:
+            found = max(found or (False, 0), (each.type == VIDEO, index))
+    return len(draft.messages)  # a key frame, and in time
 
 
 def _default_video(payload: bytes) -> VideoTag | None:

@@ -261,6 +261,8 @@ class Stream:
             if continued:
                 self.lineage = secrets.token_hex(8)
             self._be_born()
+        elif self._newest_key != NEVER:
+            self._newest_key = None  # HLS begins anew with what comes first, be it sound: joiners cannot tell
         self.source = lineage
         self._overlap = self._last = None
         if continued:

@@ -10,7 +10,7 @@ from typing import Any
 
 import m3u8
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hls.live import HlsService
@@ -157,6 +157,7 @@ PACES = st.sampled_from([480, 960, 1999, 2000, 2002, 2500, 4800])
         st.integers(0, 600), min_size=1, max_size=2), start=st.sampled_from([0, 33, 7_000_000, (1 << 32) - 9000]),
     container=st.sampled_from(["ts", "fmp4"]), fragment=st.sampled_from([1.0, 2.0]),
 )
+@example(pace=2500, odd=[(0, 163)], joins=[1], start=0, container="ts", fragment=2.0)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_joiners_come_to_the_same(
     make_feed: MakeFeed, pace: int, odd: list[tuple[int, int]], joins: list[int], start: int, container: str,
@@ -252,6 +253,40 @@ def test_who_goes_on_behind_another_publisher_has_the_same(make_feed: MakeFeed) 
         assert edge.stream.shift > 10_000 and again.newest > before
         assert len(check(again, edge)) >= 6
         for node in (first, edge, again):
+            node.service.close()
+
+    asyncio.run(run())
+
+
+def test_who_joins_when_the_publisher_is_back_leaves_out_what_began_with_sound(make_feed: MakeFeed) -> None:
+    feed = make_feed("libx264", "aac", seconds=4, bframes=2)
+    messages = timeline(feed, [2000] * 8, 0)
+    sound = next(m for m in messages if m.type == AUDIO and m.payload[1])
+    heads = [m for m in messages if m.type == 18 or m.payload[1] == 0]
+    lead = [Message(AUDIO, time, 1, sound.payload) for time in (0, 20, 40)]
+    again = heads + lead + [Message(m.type, m.timestamp + 60, 1, m.payload) for m in messages if m not in heads]
+
+    async def run() -> None:
+        origin = Node()
+        await origin.look()
+        origin.push(messages)
+        origin.stream.leave(0.0)
+        origin.stream.begin(Publisher(), 0.0)
+        joiner: Node | None = None
+        for number, message in enumerate(again):
+            sent = Message(message.type, message.timestamp, 1, message.payload)
+            origin.stream.push(sent)
+            origin.stream.flush()
+            if joiner is not None:
+                joiner.push([sent])
+            elif number == len(heads) + len(lead) + 3:
+                joiner = Node(origin)
+            await origin.look()
+            if joiner is not None:
+                await joiner.look()
+        assert joiner is not None
+        assert len(check(origin, joiner)) >= 6
+        for node in (origin, joiner):
             node.service.close()
 
     asyncio.run(run())
