@@ -52,6 +52,9 @@ TOLD = {
 }
 """By node: lines of the log that the alerts send the reader to."""
 
+_FULL = "max_over_time(min_over_time(pyrtmp_worker_busiest_share[3s])[1m:1s]) > 0.9"
+"""Whether a process had nearly a core for three seconds on end."""
+
 _SO_ATTACH_FILTER = 26  # of Linux; Python's socket module does not name it
 
 
@@ -121,7 +124,10 @@ async def _plant_and_watch(nodes: Cluster, server: Prometheus, names: Mapping[st
         for fault in faults:
             fault.cancel()
         await asyncio.gather(*faults, return_exceptions=True)
-    assert {name: fired[name] & expected for name, expected in EXPECTED.items()} == EXPECTED
+    missing = {name: expected - fired[name] for name, expected in EXPECTED.items()}
+    if missing["busy"] and not await server.query(_FULL):
+        missing["busy"] -= {"ProcessorIsFull", "NodeIsBusy"}  # this machine had no whole core for it
+    assert not any(missing.values()), missing
     assert not fired["well"]
 
 

@@ -73,7 +73,8 @@ class Bench:
         return streams
 
     async def connect_blocking(self) -> ssl.SSLSocket:
-        """The same; it raises ``ssl.SSLEOFError`` where the connection ends without a goodbye."""
+        """The same; it raises ``ssl.SSLError`` where the connection ends without a goodbye."""
+        self._client.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # which older Pythons set
         def shake() -> ssl.SSLSocket:
             self.theirs.setblocking(True)
             return self._client.wrap_socket(self.theirs, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
@@ -243,7 +244,7 @@ async def test_the_peer_can_tell_the_end_from_a_cut(make: Any, how: str) -> None
     if how == "close":
         assert await asyncio.to_thread(theirs.recv, 1) == b""
     else:
-        with pytest.raises(ssl.SSLEOFError):
+        with pytest.raises(ssl.SSLError, match="(?i)eof"):
             await asyncio.to_thread(theirs.recv, 1)
     theirs.close()
 
