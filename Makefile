@@ -43,8 +43,8 @@ lint: $(DEV) ## ruff, mypy --strict, import arrows
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(DEV) $(PACKAGES) ## the tests of the modules, on two cores
-	$(BIN)/python -m pytest -n 2 --ignore=tests/e2e $(ARGS)
+unit: $(DEV) $(PACKAGES) ## the tests of the modules; they wait half of the time
+	$(BIN)/python -m pytest -n 3 --ignore=tests/e2e $(ARGS)
 
 e2e: $(DEV) $(PACKAGES) ## the tests with real clients, one after the other
 ifneq ($(E2E_TESTS),)
