@@ -244,7 +244,7 @@ async def test_the_peer_can_tell_the_end_from_a_cut(make: Any, how: str) -> None
     if how == "close":
         assert await asyncio.to_thread(theirs.recv, 1) == b""
     else:
-        with pytest.raises(ssl.SSLError, match="(?i)eof"):
+        with pytest.raises(ssl.SSLError, match=r"(?i)eof"):
             await asyncio.to_thread(theirs.recv, 1)
     theirs.close()
 
