@@ -48,7 +48,7 @@ def test_the_one_with_fewer_connections_catches_up_first(connections: list[int],
 def test_of_equally_many_connections_the_less_busy_gets_the_next(share: float, other: float, size: int) -> None:
     workers = [Worker(100, max(share, other)) for _ in range(size)]
     workers[-1].cpu_share = min(share, other)
-    if share != other:
+    if abs(share - other) > 1e-9:  # less is lost in rounding
         assert place(workers) is workers[-1]
 
 
