@@ -276,8 +276,10 @@ class Crew:
         self._pinging = asyncio.get_running_loop().call_later(PING_SECONDS, self._ping)
         processes = list(self._processes.values())
         for process in processes:
+            if process.phase not in (Phase.BOOTING, Phase.READY, Phase.DRAINING):
+                continue
             others = elsewhere(other.viewers for other in processes if other is not process and other.working)
-            if process.phase in (Phase.BOOTING, Phase.READY, Phase.DRAINING) and not process.ping(others):
+            if not process.ping(others):
                 _log.error("worker_hung", worker=process.slot, pid=process.pid)
                 process.kill()
 

@@ -117,6 +117,11 @@ class Process:
         """Whether it answered one of the last pings: clients are not sent to one that may be hung."""
         return self._pings - self._ponged <= 2
 
+    @property
+    def viewers(self) -> Mapping[str, int]:
+        """Of streams there, as far as it said."""
+        return {} if self._pong is None else self._pong.viewers
+
     def pass_connection(self, protocol: messages.Protocol, sock: socket.socket, address: str) -> None:
         """Hand a client's connection over, and close it here."""
         self._passed += 1
@@ -124,11 +129,6 @@ class Process:
         self.channel.send(messages.encode(message), (sock.detach(),), own=True)
 
     # Life
-
-    @property
-    def viewers(self) -> Mapping[str, int]:
-        """Of streams there, as far as it said."""
-        return {} if self._pong is None else self._pong.viewers
 
     def ping(self, viewers: dict[str, int] | None = None) -> bool:
         """Ask whether it is alive, and tell of viewers at other workers; whether it answered the earlier ones in time.
