@@ -195,7 +195,8 @@ async def test_a_cluster_that_loses_a_third_for_good(group: Group) -> None:
         await asyncio.sleep(2.0)  # until the others have noticed
         renewal = None
         async with asyncio.timeout(10):
-            while renewal is None or not renewal.kept:
+            # A server that is slow to answer while the others settle who is left has its share renewed the next time.
+            while renewal is None or len(renewal.kept) <= 20:
                 try:
                     renewal = await a.registry.renew(a.keeper.leases, 10)
                 except RegistryError:
