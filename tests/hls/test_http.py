@@ -417,7 +417,10 @@ async def test_a_head_has_a_deadline(make_bench: Any, trickle: bytes) -> None:
 
     task = asyncio.ensure_future(drip())
     async with asyncio.timeout(5):
-        assert await reader.read() == b""
+        try:
+            assert await reader.read() == b""
+        except ConnectionResetError:  # a drip came between the server's close and its end here
+            assert trickle
     task.cancel()
     assert bench.server.counters.refused["http_timeout"] == 1
     await bench.until(lambda: not bench.site._connections.connections)
