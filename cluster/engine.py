@@ -37,6 +37,8 @@ from cluster.forward.target import Target, parse_target
 from cluster.handover import Handover, has_others, nodes
 from cluster.memory import LOOK_SECONDS, Trimmer
 from cluster.paths import Paths
+from cluster.recording.facts import RecordingFacts
+from cluster.recording.recorder import Recorder
 from cluster.reports import Numbers, Traffic
 from cluster.stress import Lag, Load, stress
 from cluster.tls.client import Outgoing, Trust
@@ -120,6 +122,11 @@ class Engine:
             extra_targets=self._callback,
             tls=self._tls,
         )
+        self.recorder = Recorder(
+            self.server.hub, config.record, node=config.node.id, journal=structlog.get_logger("recording"),
+            tidies=worker in (ALONE, 0), publisher=self._publisher,
+        )
+        """For streams that are published here, to files."""
         self.uplink: Forwarder | None = None
         """Passes on to origins what is published to an edge."""
         self.facts = Facts(self.server, worker=worker)
@@ -193,6 +200,7 @@ class Engine:
         self.facts.audience = self._site.audience
         self.facts.upstream = lambda key: "" if self.pulls is None else self.pulls.upstream(key)
         self.forwarder.start()
+        self.recorder.start()
         self._lag.start()
         self._tick()
         self._trim()
@@ -233,6 +241,10 @@ class Engine:
     def forwards(self) -> list[ForwardFacts]:
         """Streams that are passed on to other servers."""
         return [facts for each in self._forwarders() for facts in each.facts()]
+
+    def recordings(self) -> list[RecordingFacts]:
+        """Streams that are written to files."""
+        return self.recorder.facts()
 
     def pulled(self) -> list[PullFacts]:
         """Streams that are fetched from other nodes."""
@@ -359,6 +371,7 @@ class Engine:
         if config.forward.ask_url != self.config.forward.ask_url:
             self._callback = self._new_callback(config)
         self.forwarder.configure(_targets(config.forward.to), _per_app(config), self._callback)
+        self.recorder.configure(config.record)
         self.callbacks.configure(config.callbacks)
         self.gate.configure(config.access, more=self.callbacks.checks)
         self.server.hooks = self.callbacks.hooks(self.gate.hooks())
@@ -439,6 +452,7 @@ class Engine:
             await self.uplink.close()
         await self._poster.close()
         await self.server.close()
+        await self.recorder.close()
         await self.gate.close()
         if self._site is not None:
             await self._site.close()

@@ -43,7 +43,7 @@ def load(path: Path | None, overrides: Sequence[str], environ: Mapping[str, str]
             problems.append(Problem(places[blamed], blamed, reason))
 
     resolved = {}
-    for name in FILES:
+    for name in (*FILES, "record.directory"):
         if values[name] is not None:
             directory = path.parent if path is not None and places[name] == file.places.get(name) else Path()
             resolved[name] = values[name] = str(directory / values[name])
@@ -126,6 +126,8 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...]
     for secret in (each.name for each in options().values() if each.is_secret):
         if values[secret] is not None and values[f"{secret}_file"] is not None:
             yield (f"{secret}_file", secret), f"{secret} is set as well; only one of them may be"
+    if values["record.streams"] and values["record.directory"] is None:
+        yield ("record.streams", "record.directory"), "record.streams needs record.directory"
     yield from _tls_contradictions(values)
     yield from _loose_ends(values)
     yield from _callbacks(values)

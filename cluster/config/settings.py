@@ -18,10 +18,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from cluster.access.patterns import pattern
 from cluster.access.rules import KeyEntry, Rule
 from cluster.config.text import GIB, KIB, MIB, toml
 from cluster.forward.target import parse_target
 from cluster.hostport import format_host_port, parse_host_port
+from cluster.recording.naming import Naming
 from cluster.registry.urls import check_prefix
 from cluster.registry.urls import parse as parse_registry
 from hls.hosts import check_host
@@ -233,6 +235,16 @@ def _app(text: str) -> str:
     return text
 
 
+def _pattern(text: str) -> str:
+    pattern(text)
+    return text
+
+
+def _record_path(text: str) -> str:
+    Naming(text)
+    return text
+
+
 def _http_url(text: str) -> str:
     """The reasons repeat nothing: there may be a token in it."""
     try:
@@ -270,6 +282,7 @@ KeyEntries = Annotated[tuple[Annotated[str, AfterValidator(_key_entry)], ...], B
 Algorithms = Annotated[tuple[Annotated[str, AfterValidator(_algorithm)], ...], BeforeValidator(_list)]
 NetworkList = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_list)]
 HostList = Annotated[tuple[Annotated[str, AfterValidator(check_host)], ...], BeforeValidator(_list)]
+Patterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], BeforeValidator(_list)]
 TextList = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_list)]
 
 
@@ -624,6 +637,39 @@ class ForwardSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordSettings:
+    """Streams published to this node are written to files; those that it fetches are not.  A file ends with its
+    publisher, when it is long enough, and when a codec changes."""
+
+    streams: Patterns = ()
+    """Which ones, as patterns of app/name: ["live/*", "lessons/**"], or ["*"] for all."""
+
+    directory: FileName | None = None
+    """Where to, relative to the configuration file."""
+
+    path: Annotated[str, AfterValidator(_record_path)] = "{app}/{name}/%Y-%m-%dT%H-%M-%SZ"
+    """What a file is called there, without its ending: {app} and {name} stand for the stream's, {node} for node.id, and
+    %Y, %m, %d, %H, %M and %S for when it begins, in UTC.  Where that is taken, a number follows."""
+
+    format: Literal["mp4", "flv"] = "mp4"
+    """mp4: a complete file is put into MP4, for every player and editor, by a process of its own; one that MP4 has no
+    place for stays FLV.  flv: what the publisher sent, byte for byte."""
+
+    file_seconds: float = 3600.0
+    """Length of a file, in seconds, at which the next one begins, with a key frame; 0 is no cap."""
+
+    keep_hours: float = 0.0
+    """Hours for which complete files are kept; 0 is for ever.  Of what is in the directory, only what path could have
+    named is deleted."""
+
+    min_free_bytes: int = GIB
+    """While the disk has less than that, nothing is recorded."""
+
+    buffer_bytes: int = 16 * MIB
+    """Most bytes of one stream that wait for a slow disk; beyond it frames are left out, up to a key frame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeSettings:
     """Streams that nobody publishes here are fetched from another node, while somebody watches."""
 
@@ -689,6 +735,7 @@ class Config:
     callbacks: CallbackSettings = field(default_factory=CallbackSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     forward: ForwardSettings = field(default_factory=ForwardSettings)
+    record: RecordSettings = field(default_factory=RecordSettings)
     registry: RegistrySettings = field(default_factory=RegistrySettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
@@ -711,6 +758,10 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "callbacks.concurrency": (1, 1000),
     "callbacks.retries": (0, 20),
     "callbacks.per_second": (0, 100_000),
+    "record.file_seconds": (0, 7 * 86400),
+    "record.keep_hours": (0, 1_000_000),
+    "record.min_free_bytes": (0, 1024 * GIB),
+    "record.buffer_bytes": (64 * KIB, GIB),
     "registry.lease_seconds": (1, 3600),
     "egress.min_delay_ms": (0, 10_000),
     "egress.max_delay_ms": (0, 10_000),

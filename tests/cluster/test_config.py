@@ -428,6 +428,9 @@ def test_mistakes_of_a_file(tmp_path: Path, statement: str, key: str, reason: st
         (("hls.fragment=11", "hls.window=20"), "hls.fragment", "is more than hls.max_fragment"),
         (("rtmp.listen=127.0.0.1:8080",), "rtmp.listen", "http.listen (0.0.0.0:8080) cannot be open together"),
         (("api.listen=0.0.0.0:1985",), "api.listen", "that needs api.token or api.token_file"),
+        (("record.streams=live/*",), "record.streams", "record.streams needs record.directory"),
+        (("record.streams=li ve",), "record.streams", "should be a pattern of app/name"),
+        (("record.path=../{app}/{name}",), "record.path", "only dots"),
         (("api.token=a", "api.token_file=b"), "api.token_file", "only one of them may be"),
         ((f"node.secret={'s' * 31}",), "node.secret", "secrets of 32 or more printable ASCII characters"),
         ((f"node.secret={'s' * 32} short",), "node.secret", "secrets of 32 or more printable ASCII characters"),
@@ -755,7 +758,7 @@ def test_every_option_either_waits_or_follows() -> None:
     sections = {name.partition(".")[0] for name in options() if name not in RESTART}
     assert sections == {
         "node", "rtmp", "http", "tls", "api", "access", "callbacks", "edge", "forward", "egress", "limits", "timeouts",
-        "stream", "hls", "log",
+        "stream", "hls", "log", "record",
     }
     assert set(options()) >= RESTART
     assert {name for name in options() if name.startswith(("node.", "rtmp.")) and name not in RESTART} == {
