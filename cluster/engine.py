@@ -124,7 +124,7 @@ class Engine:
         )
         self.recorder = Recorder(
             self.server.hub, config.record, node=config.node.id, journal=structlog.get_logger("recording"),
-            tidies=worker in (ALONE, 0), publisher=self._publisher,
+            tidies=worker in (ALONE, 0), publisher=self._publisher, recorded=self.callbacks.recorded,
         )
         """For streams that are published here, to files."""
         self.uplink: Forwarder | None = None

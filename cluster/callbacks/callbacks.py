@@ -25,6 +25,7 @@ from pyrtmp.names import StreamKey, make_key, problem
 
 if TYPE_CHECKING:
     from cluster.config.settings import CallbackSettings
+    from cluster.recording.facts import Recorded
 
 WAITING: Final = 8
 """For each question that is being asked so many may wait for their turn."""
@@ -213,14 +214,22 @@ class Callbacks:
     def segment_made(self, key: StreamKey, segment: Segment) -> None:
         """HLS has one more of them."""
         if self._back_end.knows(Event.HLS):
-            publisher = self._publisher(key) or Request("", "", "", key.app, key, "")
-            said = Subject.of(publisher, segment)
-            self._tell(Event.HLS, replace(said, app=key.app, name=key.name))  # it may have asked for another name
+            self._tell(Event.HLS, Subject.of(_request(key, self._publisher(key)), segment=segment))
+
+    def recorded(self, key: StreamKey, request: Request | None, file: Recorded) -> None:
+        """A file of that stream is complete; ``request`` is that of its publisher, None where it is not known."""
+        if self._back_end.knows(Event.DVR):
+            self._tell(Event.DVR, Subject.of(_request(key, request), file=file.path))
 
     def _tell(self, event: Event, subject: Subject) -> None:
         back_end = self._back_end
         if back_end.knows(event):
             self._notifications.send(f"{event} {subject.path}", partial(_send, back_end, event, subject))
+
+
+def _request(key: StreamKey, publisher: Request | None) -> Request:
+    """The publisher's, who may have asked for another name than that of the stream."""
+    return Request("", "", "", key.app, key, "") if publisher is None else replace(publisher, key=key)
 
 
 async def _send(back_end: _BackEnd, event: Event, subject: Subject) -> None:

@@ -11,6 +11,8 @@ from pyrtmp.hooks import Request
 
 MAX_TEXT: Final = 1024
 """Characters of any one thing that a client says of itself."""
+MAX_PATH: Final = 4096
+"""Longest path of a file; Linux takes no longer ones."""
 
 
 class Event(StrEnum):
@@ -26,6 +28,8 @@ class Event(StrEnum):
     """Either of the two before."""
     HLS = "hls"
     """A segment was made."""
+    DVR = "dvr"
+    """A file that was recorded is complete."""
 
 
 class AnswerError(OSError):
@@ -61,9 +65,11 @@ class Subject:
     authorization: str = ""
     """HTTP: the header of that name."""
     segment: Segment | None = None
+    file: str = ""
+    """Path of one that is complete, absolute or relative to the process's directory."""
 
     @classmethod
-    def of(cls, request: Request, segment: Segment | None = None) -> Subject:
+    def of(cls, request: Request, *, segment: Segment | None = None, file: str = "") -> Subject:
         """As a hook gets it."""
         said = {name.lower(): value for name, value in request.parameters.items() if isinstance(value, str)}
         rtmp = request.protocol == "rtmp"
@@ -78,6 +84,7 @@ class Subject:
             agent=_clean(said.get("flashver" if rtmp else "user-agent", "")),
             authorization="" if rtmp else _clean(said.get("authorization", ""), MAX_QUERY),
             segment=segment,
+            file=_clean(file, MAX_PATH),
         )  # fmt: skip
 
     @property

@@ -5,6 +5,7 @@ https://github.com/arut/nginx-rtmp-module/wiki/Directives#notify
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from typing import Final
@@ -13,11 +14,11 @@ from urllib.parse import parse_qsl, urlencode
 from cluster.callbacks.events import ALLOWED, REFUSED, Decision, Event, Reply, Subject
 
 _QUESTIONS: Final = (Event.CONNECT, Event.PUBLISH, Event.PLAY)
-_CALLS: Final = {Event.UNPUBLISH: "publish_done", Event.STOP: "play_done"}
+_CALLS: Final = {Event.UNPUBLISH: "publish_done", Event.STOP: "play_done", Event.DVR: "record_done"}
 _MAX_ARGUMENTS: Final = 64
 _OWN: Final = frozenset((
     "app", "flashver", "swfurl", "tcurl", "pageurl", "addr", "clientid", "call", "name", "type", "start", "duration",
-    "reset", "epoch",
+    "reset", "epoch", "recorder", "path",
 ))  # fmt: skip
 _URL: Final = re.compile(r"(?:rtmps?|https?)://[!-~]{1,2048}", re.IGNORECASE)
 
@@ -26,7 +27,7 @@ class NginxRtmp:
     """2xx allows, 3xx has another name for the stream or a URL for the player, anything else refuses."""
 
     events: Final = frozenset((
-        Event.CONNECT, Event.PUBLISH, Event.PLAY, Event.UNPUBLISH, Event.STOP, Event.DONE,
+        Event.CONNECT, Event.PUBLISH, Event.PLAY, Event.UNPUBLISH, Event.STOP, Event.DONE, Event.DVR,
     ))  # fmt: skip
     content_type: Final = "application/x-www-form-urlencoded"
     answer_bytes: Final = 0
@@ -49,6 +50,9 @@ class NginxRtmp:
             fields.append(("name", subject.name))
         if event is Event.PUBLISH:
             fields.append(("type", "live"))
+        if event is Event.DVR:
+            # The one without a name; a back end does not know what a path would be relative to.
+            fields += [("recorder", ""), ("path", os.path.abspath(subject.file))]
         return urlencode([*fields, *_arguments(subject.query)]).encode()
 
     def read(self, event: Event, reply: Reply) -> Decision:

@@ -6,6 +6,7 @@ https://ossrs.io/lts/en-us/docs/v6/doc/http-callback
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from hashlib import sha256
 from typing import Any, Final
@@ -19,7 +20,9 @@ _VHOST: Final = "__defaultVhost__"
 class Srs:
     """``node`` is the server's id; the service's is another one with each start."""
 
-    events: Final = frozenset((Event.CONNECT, Event.PUBLISH, Event.PLAY, Event.UNPUBLISH, Event.STOP, Event.HLS))
+    events: Final = frozenset((
+        Event.CONNECT, Event.PUBLISH, Event.PLAY, Event.UNPUBLISH, Event.STOP, Event.HLS, Event.DVR,
+    ))  # fmt: skip
     content_type: Final = "application/json"
     answer_bytes: Final = 4096
 
@@ -58,6 +61,8 @@ class Srs:
                 "m3u8_url": f"{subject.path}.m3u8",
                 "seq_no": subject.segment.sequence,
             }
+        if event is Event.DVR:
+            fields |= {"cwd": _directory(), "file": subject.file}
         return json.dumps(fields).encode()
 
     def read(self, event: Event, reply: Reply) -> Decision:
@@ -72,3 +77,11 @@ class Srs:
         if type(code) is not int:
             raise AnswerError('the answer is neither a number nor {"code": number}')
         return REFUSED if code else ALLOWED
+
+
+def _directory() -> str:
+    """The process's own, which ``file`` is relative to, or "" where that is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""

@@ -176,7 +176,7 @@ def _loose_ends(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], st
 _SPEECHLESS = {
     "srs": ("done",),
     "nginx-rtmp": ("hls",),
-    "mediamtx": ("connect", "unpublish", "stop", "done", "hls"),
+    "mediamtx": ("connect", "unpublish", "stop", "done", "hls", "dvr"),
 }
 
 

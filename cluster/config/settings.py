@@ -34,7 +34,7 @@ from pyrtmp.settings import EgressSettings, Limits, StreamSettings, Timeouts
 
 MAX_WORKERS: Final = 256
 MAX_APP_BYTES: Final = 1024
-CALLBACK_EVENTS: Final = ("connect", "publish", "play", "unpublish", "stop", "done", "hls")
+CALLBACK_EVENTS: Final = ("connect", "publish", "play", "unpublish", "stop", "done", "hls", "dvr")
 """Each ``on_...`` of ``CallbackSettings``."""
 
 
@@ -552,6 +552,9 @@ class CallbackSettings:
 
     on_hls: Annotated[str, AfterValidator(_http_url)] | None = None
     """URL told of every HLS segment that is made here (SRS)."""
+
+    on_dvr: Annotated[str, AfterValidator(_http_url)] | None = None
+    """URL told of every recorded file that is complete (SRS; on_record_done of nginx-rtmp); see section record."""
 
     deadline_seconds: float = 5.0
     """How long one question may take, waiting for its turn included, or one try of a notification.  Has to be shorter

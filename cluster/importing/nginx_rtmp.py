@@ -9,9 +9,12 @@ from typing import Final
 from cluster.importing.admission import Entry, checks
 from cluster.importing.blocks import Directive
 from cluster.importing.draft import SAME, Carry, Draft, as_number, unless
+from cluster.importing.recording import of_nginx_rtmp
 
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 _SIZES: Final = {"k": 1024, "m": 1024**2, "g": 1024**3, "": 1}
+_NAME: Final = re.compile(r"[A-Za-z0-9._~-]+")
+"""Of an application that can be one here."""
 
 
 def read(directives: tuple[Directive, ...], draft: Draft) -> None:
@@ -36,7 +39,7 @@ def _seconds(text: str) -> float | None:
     return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)(ms|[smhd]|)", text))
 
 
-def _time(setting: str) -> Carry:
+def _time(setting: str) -> Callable[[Draft, Directive], None]:
     def carry(draft: Draft, directive: Directive) -> None:
         seconds = _seconds(directive.value)
         draft.number(setting, directive.value if seconds is None else f"{seconds:.6g}", directive)
@@ -105,7 +108,6 @@ def _hook(event: str) -> Callable[[Draft, Directive], bool]:
 # Applications
 
 _EXECUTED: Final = "nothing is executed; callbacks can have it started elsewhere, forward.to passes streams on"
-_RECORDED: Final = "nothing is recorded; ffmpeg can, as a player"
 _MEMORY: Final = "segments stay in memory, and no file is written"
 _DASH: Final = "DASH is not supported; HLS is"
 
@@ -116,7 +118,23 @@ def _idle_streams(draft: Draft, directive: Directive) -> None:
         draft.set("stream.grace_seconds", 0, directive)
 
 
+_LENGTH: Final = "files have no largest size: record.file_seconds bounds how long they are"
+
+_RECORDER: Final[Mapping[str, Carry]] = {
+    **dict.fromkeys(
+        ("record", "record_path", "record_suffix", "record_unique", "record_interval"), SAME  # see _recordings
+    ),
+    "record_lock": SAME,
+    "record_append": unless("off", "a complete file is not added to: the next one gets a number"),
+    "record_max_size": _LENGTH,
+    "record_max_frames": _LENGTH,
+    "record_notify": unless("off", "publishers are not told; callbacks.on_dvr tells a back end"),
+    "on_record_done": _hook("on_dvr"),
+    "exec_record_done": "nothing is executed; callbacks.on_dvr tells a back end of every file that is complete",
+}  # fmt: skip
+
 _APPLICATION: Final[Mapping[str, Carry]] = {
+    **_RECORDER,
     "max_connections": as_number("limits.max_connections"),
     "max_message": _size("limits.max_message_bytes"),
     "max_streams": as_number("limits.max_message_streams"),
@@ -147,7 +165,6 @@ _APPLICATION: Final[Mapping[str, Carry]] = {
     "on_play_done": _hook("on_stop"),
     "on_done": _hook("on_done"),
     "on_update": "there is no such callback; pyrtmp kick ends a client",
-    "on_record_done": _RECORDED,
     "session_relay": SAME,
     "hls": SAME,
     "hls_fragment": _time("hls.fragment"),
@@ -161,7 +178,7 @@ _APPLICATION: Final[Mapping[str, Carry]] = {
     "hls_base_url": "playlists name their segments relative to themselves",
     "hls_cleanup": SAME,
     "play": "files are not played; pyrtmp publish --loop sends one as a live stream",
-    "recorder": _RECORDED,
+    "recorder": lambda draft, directive: draft.walk(directive.block or (), _RECORDER),
     **dict.fromkeys(
         (
             "hls_continuous", "hls_sync", "hls_fragment_naming", "hls_fragment_naming_granularity",
@@ -175,18 +192,10 @@ _APPLICATION: Final[Mapping[str, Carry]] = {
     **dict.fromkeys(
         (
             "exec", "exec_push", "exec_pull", "exec_publish", "exec_publish_done", "exec_play", "exec_play_done",
-            "exec_record_done", "exec_static",
+            "exec_static",
         ),
         _EXECUTED,
     ),
-    **dict.fromkeys(
-        (
-            "record_path", "record_suffix", "record_unique", "record_append", "record_lock", "record_max_size",
-            "record_max_frames", "record_interval", "record_notify",
-        ),
-        SAME,
-    ),
-    "record": unless("off", _RECORDED),
     "dash": unless("off", _DASH),
     **dict.fromkeys(
         ("dash_path", "dash_fragment", "dash_playlist_length", "dash_nested", "dash_cleanup"), SAME
@@ -219,6 +228,11 @@ def _applications(rtmp: Directive, server: Directive, draft: Draft) -> None:
             for action in ("publish", "play"):
                 _rule(action, each, (each, server, rtmp), draft)
             _pushes(each, draft)
+            _recordings(each, (each, server, rtmp), draft)
+        else:
+            for record in each.all("record"):
+                if record.value != "off":
+                    draft.leave(record, "nothing can be published where live is not on")
     _pulls(applications, draft)
 
 
@@ -231,7 +245,7 @@ def _rule(action: str, application: Directive, scopes: Sequence[Directive], draf
     """The first entry that names the address counts, the application's own before those around it."""
     hook = _inherited(f"on_{action}", scopes)
     try:
-        if not re.fullmatch(r"[A-Za-z0-9._~-]+", application.value):
+        if not _NAME.fullmatch(application.value):
             raise ValueError("its name has characters other than letters, digits and . _ ~ -")
         if hook is not None and not _hook(f"on_{action}")(draft, hook):
             raise ValueError(f"the back end that decides (line {hook.line}) could not be carried")
@@ -267,6 +281,42 @@ def _pushes(application: Directive, draft: Draft) -> None:
                 draft.leave(push, f"its parameters are not sent: {left}")
     if targets:
         draft.insert("forward.apps", application.value, targets, application)
+
+
+def _recordings(application: Directive, scopes: Sequence[Directive], draft: Draft) -> None:
+    """What is recorded by the application itself and by its recorder blocks; here a stream is recorded once."""
+    first: Directive | None = None
+    for scope in (application, *application.all("recorder")):
+        around = scopes if scope is application else (scope, *scopes)
+        record = _inherited("record", around)
+        if record is None or "off" in record.arguments or not _NAME.fullmatch(application.value):
+            continue
+        if first is not None:
+            draft.leave(scope, f"a stream is recorded once, as line {first.line} says")
+        elif "all" in record.arguments or {"audio", "video"} <= set(record.arguments):
+            first = record
+            _record(application, record, around, draft)
+        else:
+            draft.leave(record, "only whole streams are recorded, and always: record.streams says which ones")
+
+
+def _record(application: Directive, record: Directive, scopes: Sequence[Directive], draft: Draft) -> None:
+    path, suffix, interval, unique = (
+        _inherited(f"record_{each}", scopes) for each in ("path", "suffix", "interval", "unique")
+    )
+    draft.extend("record.streams", [f"{application.value}/**"], record)
+    draft.set("record.format", "flv", record)
+    if interval is None:
+        draft.set("record.file_seconds", 0, record, why="a file ends with its publisher in the other file")
+    else:
+        _time("record.file_seconds")(draft, interval)
+    names = of_nginx_rtmp(
+        application.value,
+        path="" if path is None else path.value,
+        suffix=".flv" if suffix is None else suffix.value,
+        unique=_is_on(unique),
+    )
+    names.carry(draft, path or record)
 
 
 def _options(relay: Directive) -> dict[str, str]:

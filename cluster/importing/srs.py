@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from cluster.config.settings import MAX_APP_BYTES
 from cluster.importing.admission import Entry, checks
-from cluster.importing.blocks import Directive
+from cluster.importing.blocks import Directive, shown
 from cluster.importing.draft import SAME, Carry, Draft, as_number, unless
+from cluster.importing.recording import of_srs
+from pyrtmp.names import problem
 
 _DEFAULT_VHOST: Final = "__defaultVhost__"
 
@@ -320,7 +323,44 @@ def _remux(draft: Draft, directive: Directive) -> None:
             draft.leave(mount, "HTTP-FLV is at /APP/NAME.flv; TS, AAC and MP3 are not served by HTTP")
 
 
-_HOOKS: Final = ("on_connect", "on_publish", "on_play", "on_unpublish", "on_stop", "on_hls")
+def _dvr(draft: Draft, directive: Directive) -> None:
+    if not _is_on(directive):
+        return
+    draft.walk(directive.block or (), _DVR)
+    streams, plan = directive.first("dvr_apply"), directive.first("dvr_plan")
+    if streams is None or streams.value == "all":
+        draft.extend("record.streams", ["*"], streams or directive)
+    else:
+        for each in streams.arguments:
+            if wrong := problem(each, MAX_APP_BYTES):  # so it is no pattern, either
+                draft.leave(streams, f"{shown(each)} is not recorded: {wrong}")
+            else:
+                draft.extend("record.streams", [each], streams)
+    if plan is not None and plan.value == "segment":
+        length = directive.first("dvr_duration") or Directive("dvr_duration", ("30",), plan.line)
+        draft.number("record.file_seconds", length.value, length)
+    else:
+        draft.set("record.file_seconds", 0, plan or directive, why="a file ends with its publisher in the other file")
+    path = directive.first("dvr_path") or Directive("dvr_path", (_DVR_PATH,), directive.line)
+    names = of_srs(path.value)
+    draft.set("record.format", names.ending, path)
+    names.carry(draft, path)
+
+
+_DVR_PATH: Final = "./objs/nginx/html/[app]/[stream].[timestamp].flv"
+
+_DVR: Final[Mapping[str, Carry]] = {
+    "enabled": SAME,
+    "dvr_apply": SAME,  # see _dvr
+    "dvr_plan": SAME,
+    "dvr_duration": SAME,
+    "dvr_path": SAME,
+    "dvr_wait_keyframe": unless("on", "files begin with key frames; there is no switch"),
+    "time_jitter": unless("full", "timestamps in a file begin at 0 and never step backwards; there is no switch"),
+}
+
+
+_HOOKS: Final = ("on_connect", "on_publish", "on_play", "on_unpublish", "on_stop", "on_hls", "on_dvr")
 
 
 def _hooks(draft: Draft, directive: Directive) -> None:
@@ -378,7 +418,7 @@ _VHOST: Final[Mapping[str, Carry]] = {
     "in_ack_size": SAME,
     "out_ack_size": SAME,
     "bandcheck": _unless_off("is not supported; pyrtmp probe measures a stream"),
-    "dvr": _unless_off("nothing is recorded; ffmpeg can, as a player"),
+    "dvr": _dvr,
     "dash": _unless_off("DASH is not supported; HLS is"),
     "hds": _unless_off("HDS is not supported; HLS is"),
     "exec": _unless_off("nothing is executed; callbacks.on_publish can start it elsewhere"),

@@ -594,6 +594,7 @@ def test_access(overrides: list[str], key: str, reason: str) -> None:
         (["callbacks.on_done=http://h/x"], "callbacks.on_done", '"srs" has no on_done'),
         (["callbacks.dialect=nginx-rtmp", "callbacks.on_hls=http://h/x"], "callbacks.on_hls", "has no on_hls"),
         (["callbacks.dialect=mediamtx", "callbacks.on_stop=http://h/x"], "callbacks.on_stop", "has no on_stop"),
+        (["callbacks.dialect=mediamtx", "callbacks.on_dvr=http://h/x"], "callbacks.on_dvr", "has no on_dvr"),
         (["callbacks.deadline_seconds=15", "callbacks.url=http://h/x"], "callbacks.deadline_seconds", "closed after"),
         (["callbacks.secret=short"], "callbacks.secret", "should be 32 or more"),
         (["access.rules=play * callback"], "access.rules", 'asks for "callback", but there is no callbacks.url'),
@@ -608,7 +609,7 @@ def test_callbacks(overrides: list[str], key: str, reason: str) -> None:
 
 def test_where_callbacks_go() -> None:
     callbacks = load(None, ["callbacks.url=http://h/all", "callbacks.on_play=http://h/play"], {}).callbacks
-    assert {callbacks.urls[each] for each in ("connect", "publish", "hls", "api")} == {"http://h/all"}
+    assert {callbacks.urls[each] for each in ("connect", "publish", "hls", "dvr", "api")} == {"http://h/all"}
     assert callbacks.urls["play"] == "http://h/play"
     assert Config().callbacks.urls == {}
 

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from cluster.access.keys import hash_key, new_key
 from cluster.config import load
 from cluster.node import Node
+from cluster.recording.facts import Recorded
 from cluster.workers.supervisor import Supervisor
 from pyrtmp.aio.client import Client
 from pyrtmp.errors import RefusedError
@@ -126,6 +127,7 @@ async def test_only_what_has_a_url_is_asked(back_end: BackEnd) -> None:
     async with running(some) as node:
         async with publishing(node):
             await played(node)
+        node.engine.callbacks.recorded(StreamKey("live", "cam"), None, Recorded("live/cam", "/data/1.mp4", 1, 1))
     assert [each.json["action"] for each in back_end.asked] == ["on_publish"]
 
 
@@ -173,13 +175,15 @@ async def test_hooks_of_the_embedding_program_come_first(back_end: BackEnd) -> N
 
 async def test_notifications_come_again_until_they_arrive(back_end: BackEnd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.callbacks.notifications.FIRST_RETRY", 0.01)
-    back_end.answers["on_unpublish"] = status(503)
+    back_end.answers |= {"on_unpublish": status(503), "on_dvr": status(503)}
     some = config(back_end.url, "srs", "callbacks.retries=20", f"callbacks.secret={'s' * 32}")
     async with running(some) as node:
         async with publishing(node):
             pass
+        node.engine.callbacks.recorded(StreamKey("live", "cam"), None, Recorded("live/cam", "/data/1.mp4", 1, 1))
         await back_end.until("on_unpublish", 3)
-        del back_end.answers["on_unpublish"]
+        await back_end.until("on_dvr", 3)
+        back_end.answers.clear()
         await eventually(lambda: not len(node.engine.callbacks._notifications))
         assert node.engine.callbacks._notifications.lost == 0
         assert all("X-Pyrtmp-Signature" in each.headers for each in back_end.asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -40,6 +41,16 @@ def test_hostile_text(said: dict[str, Any], query: str, app: str, protocol: str)
     for name in ("call", "addr", "clientid", "app", "tcurl"):
         assert len([each for each, _ in form if each == name]) == 1
     assert dict(form)["call"] == "connect"
+
+
+@given(file=ANYTHING)
+def test_files_of_any_name(file: str) -> None:
+    """A directory may be called in bytes that are no UTF-8."""
+    subject = Subject.of(Request("", "", "", "live", StreamKey("live", "cam"), ""), file=f"/{file}")
+    clean = f"/{file}".encode("utf-8", "replace").decode()
+    assert json.loads(Srs("node").write(Event.DVR, subject).decode("ascii"))["file"] == clean
+    form = dict(parse_qsl(NginxRtmp().write(Event.DVR, subject).decode("ascii"), keep_blank_values=True))
+    assert form["path"] == os.path.abspath(clean)
 
 
 def test_what_is_long_is_cut() -> None:

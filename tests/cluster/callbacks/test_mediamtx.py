@@ -10,7 +10,9 @@ import pytest
 
 from cluster.callbacks.events import ALLOWED, REFUSED, Event, Reply, Subject
 from cluster.callbacks.mediamtx import Mediamtx
+from cluster.recording.facts import Recorded
 from pyrtmp.errors import RefusedError
+from pyrtmp.names import StreamKey
 from tests.cluster.callbacks.backend import BackEnd, config, played, publishing, status
 from tests.cluster.running import running
 
@@ -35,6 +37,14 @@ async def test_what_it_is_sent(back_end: BackEnd) -> None:
         "protocol": "flv", "id": flv["id"], "query": "x=1", "userAgent": "agent",
     }  # fmt: skip
     assert len({publish["id"], play["id"], flv["id"]}) == 3
+
+
+async def test_it_is_told_nothing(back_end: BackEnd) -> None:
+    async with running(config(back_end.url, "mediamtx")) as node:
+        async with publishing(node):
+            pass
+        node.engine.callbacks.recorded(StreamKey("live", "cam"), None, Recorded("live/cam", "/data/1.mp4", 1, 1))
+    assert [each.json["action"] for each in back_end.asked] == ["publish"]
 
 
 @pytest.mark.parametrize(

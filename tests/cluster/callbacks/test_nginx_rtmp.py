@@ -11,6 +11,7 @@ import pytest
 
 from cluster.callbacks.events import ALLOWED, REFUSED, Decision, Event, Reply, Subject
 from cluster.callbacks.nginx_rtmp import NginxRtmp
+from cluster.recording.facts import Recorded
 from pyrtmp.aio.client import Client
 from pyrtmp.errors import RefusedError
 from pyrtmp.names import StreamKey
@@ -47,6 +48,25 @@ async def test_what_it_is_sent(back_end: BackEnd) -> None:
     assert publish_done | {"call": "done"} in found and play_done | {"call": "done"} in found
 
 
+async def test_a_recorded_file(back_end: BackEnd) -> None:
+    """Its publisher has asked for another name, has left by then, and does not say where the file is."""
+    key = StreamKey("live", "real")
+    back_end.answers["call=publish&"] = status(302, Location="real")
+    async with running(config(back_end.url, "nginx-rtmp")) as node:
+        forged = "path=/etc/passwd&path[]=/etc/passwd&%20recorder=x&PATH=/etc/passwd"
+        async with publishing(node, f"live/alias?key=1&{forged}", flashVer="OBS"):
+            publisher = node.engine._publisher(key)
+        (ended,) = await back_end.until("call=publish_done")
+        node.engine.callbacks.recorded(key, publisher, Recorded("live/real", "recordings/1.flv", 9.5, 1000))
+        (told,) = await back_end.until("call=record_done")
+    form = dict(told.form)
+    assert len(form) == len(told.form)
+    assert form == dict(ended.form) | {
+        "call": "record_done", "name": "real", "recorder": "", "path": str(Path.cwd() / "recordings/1.flv")
+    }  # fmt: skip
+    assert (form["flashver"], form["key"], form["addr"]) == ("OBS", "1", "127.0.0.1")
+
+
 ELSEWHERE = "rtmp://192.0.2.1/app/name"
 
 
@@ -69,6 +89,8 @@ ELSEWHERE = "rtmp://192.0.2.1/app/name"
         (Event.PUBLISH, Reply(100), REFUSED),
         (Event.STOP, Reply(302, "other"), ALLOWED),
         (Event.STOP, Reply(404), REFUSED),
+        (Event.DVR, Reply(204), ALLOWED),
+        (Event.DVR, Reply(500), REFUSED),
     ],
 )
 def test_what_answers_mean(event: Event, reply: Reply, decision: Decision) -> None:

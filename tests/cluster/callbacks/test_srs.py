@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from cluster.callbacks.events import ALLOWED, REFUSED, AnswerError, Event, Reply
+from cluster.callbacks.events import ALLOWED, REFUSED, AnswerError, Event, Reply, Subject
 from cluster.callbacks.srs import Srs
 from cluster.publish import publish
+from cluster.recording.facts import Recorded
 from pyrtmp.errors import RefusedError
+from pyrtmp.names import StreamKey
 from tests.cluster.callbacks.backend import BackEnd, config, played, publishing, status
 from tests.cluster.running import running
 
@@ -125,6 +129,33 @@ async def test_an_hls_player_is_one_client(back_end: BackEnd, clip: Path) -> Non
     assert made == publisher | {"action": "on_hls", "cwd": "", "file": "", "m3u8": "", "m3u8_url": "live/clip.m3u8"}
     assert segment["url"] == f"live/clip/{segment['seq_no']}.ts" and segment["duration"] == pytest.approx(1, abs=0.1)
     assert publisher["param"] == "?key=1"
+
+
+async def test_a_recorded_file(back_end: BackEnd) -> None:
+    """Its publisher has left by then."""
+    key, file = StreamKey("live", "cam"), Recorded("live/cam", "recordings/live/cam/1.mp4", 9.5, 1000)
+    async with running(config(back_end.url, "srs")) as node:
+        async with publishing(node, "live/cam?key=1", flashVer="OBS"):
+            publisher = node.engine._publisher(key)
+        await back_end.until("on_unpublish")
+        node.engine.callbacks.recorded(key, publisher, file)
+        (told,) = await back_end.until("on_dvr")
+        node.engine.callbacks.recorded(key, None, file)
+        unknown = (await back_end.until("on_dvr", 2))[1]
+    (published,) = back_end.of("on_publish")
+    where = {"action": "on_dvr", "cwd": os.getcwd(), "file": "recordings/live/cam/1.mp4"}
+    assert told.json == published.json | where and published.json["param"] == "?key=1"
+    nobody = {"client_id": "", "ip": "", "param": "", "tcUrl": "rtmp://__defaultVhost__/live"}
+    assert unknown.json == told.json | nobody
+
+
+def test_a_process_whose_directory_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    body = json.loads(Srs("node").write(Event.DVR, Subject(app="live", name="cam", file="/data/1.mp4")))
+    assert (body["cwd"], body["file"]) == ("", "/data/1.mp4")
 
 
 async def test_a_refused_hls_player_is_asked_about_again(back_end: BackEnd) -> None:

@@ -76,17 +76,48 @@ def test_an_origin_of_srs(taken: Any) -> None:
     assert config.callbacks.dialect == "srs" and config.callbacks.on_connect is None
     assert config.callbacks.on_publish == "http://10.0.0.9:8085/api/v1/streams"
     assert config.callbacks.on_play == config.callbacks.on_stop == "http://10.0.0.9:8085/api/v1/sessions"
+    assert config.callbacks.on_dvr == "http://10.0.0.9:8085/api/v1/dvrs" and config.record.streams == ()
     assert config.access.rules == ("publish * deny:10.6.0.0/16 callback", "play * callback")
     assert config.forward.to == ("10.0.0.21:1935", "10.0.0.22:1935")
     assert config.forward.ask_url == "http://10.0.0.9:8085/api/v1/forward"
     told = advice(imported)
     assert set(told) == {
         "6 listen", "7 dir", "8 rtc_server", "13 gop_cache", "13 mw_latency", "14 hls_path", "18 on_publish",
-        "21 on_dvr", "26 transcode", "28 vhost other.example.org",
+        "26 transcode", "28 vhost other.example.org",
     }  # fmt: skip
     assert "api.token_file" in told["6 listen"] and "WebRTC" in told["8 rtc_server"]
     for note in imported.notes:
         assert f"#   {note}\n" in imported.toml
+
+
+def test_recordings_of_srs(taken: Any, tmp_path: Path) -> None:
+    imported = convert("""vhost __defaultVhost__ {
+        dvr {
+            enabled on;
+            dvr_apply live/cam all live/*;
+            dvr_plan segment;
+            dvr_duration 1800;
+            dvr_path ./objs/nginx/html/[app]/[stream]/[2006]-[01]-[02]T[15].[04].[05].[timestamp].mp4;
+            dvr_wait_keyframe on;
+            time_jitter zero;
+        }
+    }""")
+    record = taken(imported).record
+    assert record.streams == ("live/cam", "all") and (record.format, record.file_seconds) == ("mp4", 1800)
+    assert record.directory == str(tmp_path / "objs/nginx/html")
+    assert record.path == "{app}/{name}/%Y-%m-%dT%H.%M.%S"
+    told = advice(imported)
+    assert set(told) == {"4 dvr_apply", "7 dvr_path", "9 time_jitter"}
+    assert told["4 dvr_apply"].startswith("live/* is not recorded: the name has a character other than")
+    assert "relative to the configuration file" in told["7 dvr_path"] and "in UTC" in told["7 dvr_path"]
+
+
+def test_recordings_of_srs_by_default(taken: Any) -> None:
+    record = taken(convert("vhost a { dvr { enabled on; } }")).record
+    assert record.streams == ("*",) and (record.format, record.file_seconds) == ("flv", 0)
+    assert record.path == "{app}/{name}.%Y%m%dT%H%M%SZ"
+    assert taken(convert("vhost a { dvr { enabled on; dvr_plan segment; } }")).record.file_seconds == 30
+    assert taken(convert("vhost a { dvr { enabled off; dvr_apply all; } }")).record.streams == ()
 
 
 def test_an_edge_of_srs(taken: Any) -> None:
@@ -217,12 +248,50 @@ def test_a_server_of_nginx_rtmp(taken: Any) -> None:
     assert config.forward.apps == {
         "live": ("rtmp://a.example.org:1935/broadcast/the-key", "10.0.0.22:1935", "rtmp://10.0.0.23:1936/copies/one")
     }
+    assert config.record.streams == ("live/**",) and config.record.format == "flv"
+    assert (config.record.directory, config.record.path) == ("/var/rec", "{app}/{name}")
+    assert config.record.file_seconds == 0
     told = advice(imported)
     assert set(told) == {
-        "1 user", "7 listen", "8 listen", "15 hls_path", "24 push", "26 record", "29 exec", "31 application small",
+        "1 user", "7 listen", "8 listen", "15 hls_path", "24 push", "27 record_path", "29 exec", "31 application small",
         "31 on_play", "33 play", "36 http",
     }  # fmt: skip
     assert told["31 application small"].startswith("does not become access.rules, so nobody may play there")
+
+
+def test_recordings_of_nginx_rtmp(taken: Any) -> None:
+    imported = convert("""rtmp { server {
+        record_interval 30m;
+        record_unique on;
+        application live { live on; record all; record_path /var/rec/live; on_record_done http://h/rec; }
+        application more {
+            live on;
+            record_max_size 1G;
+            recorder quick { record keyframes; }
+            recorder whole { record audio video; record_path /srv/rec; on_record_done http://h/rec; record_append on; }
+            recorder again { record all; exec_record_done sh x; }
+        }
+        application same { live on; record all; record_path /var/rec/same; }
+        application none { live on; record off; }
+        application "*" { live on; record all; }
+        application dead { record all; }
+    } }""")
+    config = taken(imported)
+    record = config.record
+    assert record.streams == ("live/**", "more/**", "same/**")
+    assert (record.directory, record.path) == ("/var/rec", "{app}/{name}-%Y%m%dT%H%M%SZ")
+    assert (record.format, record.file_seconds) == ("flv", 1800)
+    assert config.callbacks.on_dvr == "http://h/rec" and config.callbacks.dialect == "nginx-rtmp"
+    told = advice(imported)
+    assert set(told) == {
+        "4 record_path", "7 record_max_size", "8 record", "9 record_path", "9 record_append", "10 recorder again",
+        "10 exec_record_done", "14 application *", "15 record",
+    }  # fmt: skip
+    assert told["4 record_path"] == (
+        "carried, but files are called {app}/{name}-%Y%m%dT%H%M%SZ.flv in it, with times in UTC"
+    )
+    assert told["9 record_path"] == "a node has one record.directory; that of line 4 counts"
+    assert told["10 recorder again"] == "a stream is recorded once, as line 9 says"
 
 
 def test_an_edge_of_nginx_rtmp(taken: Any) -> None:
@@ -282,7 +351,10 @@ def test_a_back_end_that_cannot_be_asked_opens_nothing(text: str, taken: Any) ->
 
 # Files that nobody should have
 
-_TABLES = [value for module in (srs, nginx_rtmp) for value in vars(module).values() if isinstance(value, dict)]
+_TABLES = [
+    value for module in (srs, nginx_rtmp) for name, value in vars(module).items()
+    if isinstance(value, dict) and not name.startswith("__")
+]  # fmt: skip
 NAMES = sorted(
     {name for table in _TABLES for name in table if name}
     | {"rtmp", "server", "application", "vhost", "enabled", "allow", "deny", "destination", "backend", "origin", "mode"}
@@ -291,6 +363,7 @@ NAMES = sorted(
 VALUES = st.sampled_from(
     ["on", "off", "", "0", "1", "60", "-1", "1e400", "nan", "99999999999", "5s", "1m", "2M", "1935", "[::1]:80",
      ":8080", "host", "host:1", "rtmp://h/a/b?k=v", "http://h/", "http://h/{app}", "all", "10.0.0.0/8", "publish",
+     "[2006]/[timestamp]", "/data/[vhost]/[app].mp4", "segment", "live/cam", "-%d-%b.flv", "keyframes", "audio",
      "play", "remote", "flv", "name=x", "app={name}", "file", "trace", "__defaultVhost__", "live", "a b",
      "\x7f\x00\n\"'\\", "\U0001f3a5"]
 )  # fmt: skip
