@@ -15,6 +15,11 @@ from typing import Final
 _NICE: Final = 10
 _SECONDS: Final = 3600
 _MAX_ERROR: Final = 300
+_OPTIONS: Final = {
+    "movflags": "+faststart",
+    # Where a track begins is given in it; milliseconds would move sound by one.
+    "movie_timescale": "90000",
+}
 
 
 class ConvertError(Exception):
@@ -65,7 +70,7 @@ def remux(source: str, target: str) -> None:
     """
     import av  # not in the processes that only start this one
 
-    with av.open(source, format="flv") as given, av.open(target, "w", "mp4", {"movflags": "+faststart"}) as made:
+    with av.open(source, format="flv") as given, av.open(target, "w", "mp4", _OPTIONS) as made:
         tracks = [each for each in given.streams if each.type in ("audio", "video")]
         places = {each.index: made.add_stream_from_template(each) for each in tracks}
         last: dict[int, int] = {}
