@@ -1,4 +1,6 @@
-"""Ingest: what reading a publisher's messages costs, as a rule with nobody watching."""
+"""Ingest: what reading a publisher's messages costs, as a rule with nobody watching; with --record, also what writing
+them to files does.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--publishers", type=int, default=60)
     parser.add_argument("--mbps", type=float, default=2.0)
     parser.add_argument("--watched", type=int, default=0, help="how many of them have a viewer")
+    parser.add_argument("--record", action="store_true", help="have each written to an FLV file")
     parser.add_argument("--seconds", type=float, default=20.0, help="measured per server and repetition")
     parser.add_argument("--warm", type=float, default=5.0, help="published before measuring")
     parser.add_argument("--reps", type=int, default=3)
@@ -35,7 +38,7 @@ def run(options: argparse.Namespace, servers: Servers) -> Report:
     for repetition in range(options.reps):
         for name in servers.names:
             print(f"{repetition + 1}/{options.reps} {name}", file=sys.stderr, flush=True)
-            with servers.start(name) as peer:
+            with servers.start(name, record=options.record) as peer:
                 runs.append(measure(
                     peer, options.publishers, options.mbps, options.warm, options.seconds, watched=options.watched))
     rows = medians(runs, worst=("dead", "stalls"))
@@ -51,7 +54,7 @@ def run(options: argparse.Namespace, servers: Servers) -> Report:
     if ours:
         bars.append(Bar("publishers let go", ours["dead"], 0))
     return Report(
-        "ingest",
+        "recording" if options.record else "ingest",
         {"publishers": options.publishers, "watched": options.watched, "mbps": options.mbps,
          "seconds": options.seconds, "warm": options.warm, "repetitions": options.reps},
         rows, bars, runs,

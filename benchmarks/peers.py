@@ -173,23 +173,29 @@ class PyRtmp(Peer):
 
 
 class NginxRtmp(Peer):
-    """Debian's libnginx-mod-rtmp with its defaults and one worker; ``hls`` has it write files, and nginx serve them."""
+    """Debian's libnginx-mod-rtmp with its defaults and one worker; ``hls`` has it write files, and nginx serve them.
+
+    ``record`` has it write what is published to files, as FLV.
+    """
 
     name = "nginx"
     has_flv = False
 
-    def __init__(self, *, hls: bool = False) -> None:
+    def __init__(self, *, hls: bool = False, record: bool = False) -> None:
         super().__init__()
         self._hls = hls
+        self._record = record
 
     def command(self, directory: Path) -> Sequence[str]:
-        hls = http = ""
+        hls = http = record = ""
+        # As its manual has it, with the files where a worker that root starts as nobody can write.
+        directory.chmod(0o755)
+        files = directory / "live"
+        files.mkdir()
+        files.chmod(0o777)
+        if self._record:
+            record = f"record all; record_path {files}; record_unique on;"
         if self._hls:
-            # As its manual has it, with the files where a worker that root starts as nobody can write.
-            directory.chmod(0o755)
-            files = directory / "live"
-            files.mkdir()
-            files.chmod(0o777)
             hls = f"hls on; hls_path {files}; hls_fragment 2s; hls_playlist_length 12s;"
             http = f"""
                 http {{
@@ -208,7 +214,7 @@ class NginxRtmp(Peer):
                 access_log off;
                 server {{
                     listen 127.0.0.1:{self.rtmp_port};
-                    application live {{ live on; {hls} }}
+                    application live {{ live on; {hls} {record} }}
                 }}
             }}
             {http}
@@ -267,10 +273,11 @@ class Srs(Peer):
 
     def __init__(
         self, executable: Path, *, hls: bool = False, forward: Sequence[str] = (), origins: Sequence[str] = (),
-        certificate: Certificate | None = None,
+        certificate: Certificate | None = None, record: bool = False,
     ) -> None:
         super().__init__()
         self._executable = executable.resolve()
+        self._record = record
         self._certificate = certificate
         self._hls = hls
         self._forward = " ".join(forward)
@@ -281,6 +288,9 @@ class Srs(Peer):
         hls = ""
         if self._hls:
             hls = f"hls {{ enabled on; hls_path {directory}; hls_fragment 2; hls_window 12; hls_ctx off; }}"
+        dvr = ""
+        if self._record:
+            dvr = f"dvr {{ enabled on; dvr_plan session; dvr_path {directory}/[app].[stream].[timestamp].flv; }}"
         forward = f"forward {{ enabled on; destination {self._forward}; }}" if self._forward else ""
         cluster = f"cluster {{ mode remote; origin {self._origins}; }}" if self._origins else ""
         https = ""
@@ -305,6 +315,7 @@ class Srs(Peer):
                     mount       [vhost]/[app]/[stream].flv;
                 }}
                 {hls}
+                {dvr}
                 {forward}
                 {cluster}
             }}
@@ -338,20 +349,26 @@ class Servers:
             settings |= {"node.role": "edge", "edge.origins": ",".join(origins)}
         return self.start(name, settings)
 
-    def start(self, name: str, settings: Mapping[str, str] | None = None, *, hls: bool = False) -> Peer:
+    def start(
+        self, name: str, settings: Mapping[str, str] | None = None, *, hls: bool = False, record: bool = False
+    ) -> Peer:
         """A server, not yet entered; ``settings`` are for this server only, those of the command line win.
 
-        With ``hls`` it also packages HLS, which this server does by itself while somebody asks.
+        With ``hls`` it also packages HLS, which this server does by itself while somebody asks; with ``record`` it
+        writes every stream to an FLV file.
         """
         match name:
             case "pyrtmp":
-                return PyRtmp({**(settings or {}), **(self.settings or {})}, self.pyrtmp)
+                files = {"record.streams": "*", "record.directory": "recordings", "record.format": "flv"}
+                return PyRtmp(
+                    {**(files if record else {}), **(settings or {}), **(self.settings or {})}, self.pyrtmp
+                )
             case "nginx":
-                return NginxRtmp(hls=hls)
-            case "nms" if not hls:
+                return NginxRtmp(hls=hls, record=record)
+            case "nms" if not (hls or record):
                 return NodeMediaServer()
             case "srs" if self.srs is not None:
-                return Srs(self.srs, hls=hls)
+                return Srs(self.srs, hls=hls, record=record)
         raise PeerError(f"cannot start {name!r}: know pyrtmp, nginx, nms (no HLS), and srs with --srs /path/to/srs")
 
 
