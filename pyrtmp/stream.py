@@ -113,7 +113,7 @@ class Outlet(Protocol):
 
 
 class Tap(Protocol):
-    """Gets every message of a stream in order: a packager, a recorder, a forwarder.
+    """Gets every message of a stream in order: a packager, a forwarder.
 
     Messages are shared with all other readers and never modified; their timestamps never wrap.  An exception out of
     a method detaches the tap.
@@ -127,6 +127,16 @@ class Tap(Protocol):
 
     def on_end(self) -> None:
         """The stream is over; the tap is detached."""
+
+
+class Keeper(Protocol):
+    """Gets every message of one publisher in order and is in no hurry, such as a recorder: it is nobody who watches."""
+
+    def on_messages(self, messages: Sequence[Message]) -> None:
+        """See ``Tap.on_messages``."""
+
+    def on_leave(self) -> None:
+        """The publisher left, and the keeper is detached."""
 
 
 class Stream:
@@ -201,6 +211,7 @@ class Stream:
         self._wake = wake
         self._storage = storage
         self._taps: list[Tap] = []
+        self._keepers: dict[Keeper, None] = {}
         self._waiters: dict[Callable[[], None], None] = {}
         self._consumed = False
         """Whether anybody wants what comes."""
@@ -338,6 +349,7 @@ class Stream:
     def leave(self, now: float) -> None:
         """The publisher is gone; viewers stay until the grace time is over."""
         self._hand_on()
+        self._drop_keepers()
         self._drop_outlets()
         self._drop_relay()
         self.publisher = None
@@ -352,6 +364,7 @@ class Stream:
         Its lanes live until their viewers have read the rest; ``drop_idle_lanes`` then gives them back.
         """
         self._hand_on()
+        self._drop_keepers()
         self._drop_outlets()
         self._drop_relay()
         self.publisher = None
@@ -479,26 +492,38 @@ class Stream:
                     self.relay.close(lane)
                 lane.close()
                 del self.lanes[name]
-        self._consumed = bool(self.lanes or self._taps)
+        self._consumed = self._is_consumed()
 
     def attach(self, tap: Tap) -> None:
         """Hand ``tap`` the head and the group of pictures at hand, then every message.
 
         What ``tap.on_messages`` raises meanwhile is the caller's, and the tap is not attached then.
         """
+        self._introduce(tap)
+        self._taps.append(tap)
+        self._consumed = True
+
+    def keep(self, keeper: Keeper) -> None:
+        """The same for a keeper, until the publisher leaves."""
+        self._introduce(keeper)
+        self._keepers[keeper] = None
+        self._consumed = True
+
+    def _introduce(self, tap: Tap | Keeper) -> None:
         self._hand_on()
         gop = self._gop or []
         head = self._join_head if gop else self._head.values()
         time = self._gop_start if gop else self._timeline.time
         tap.on_messages([*(Message(m.type, time, m.msid, m.payload) for m in head), *gop])
-        self._taps.append(tap)
-        self._consumed = True
 
-    def detach(self, tap: Tap) -> None:
-        """Stop handing messages to ``tap``; unknown taps are ignored."""
-        if tap in self._taps:
-            self._taps.remove(tap)
-        self._consumed = bool(self.lanes or self._taps)
+    def detach(self, tap: Tap | Keeper) -> None:
+        """Stop handing messages to ``tap``; unknown ones are ignored."""
+        self._taps = [each for each in self._taps if each is not tap]
+        self._keepers = {each: None for each in self._keepers if each is not tap}
+        self._consumed = self._is_consumed()
+
+    def _is_consumed(self) -> bool:
+        return bool(self.lanes or self._taps or self._keepers)
 
     def wait(self, waiter: Callable[[], None]) -> None:
         """Call ``waiter`` once when a publisher starts or the stream ends."""
@@ -638,6 +663,11 @@ class Stream:
 
     # Other processes
 
+    def _drop_keepers(self) -> None:
+        keepers, self._keepers = self._keepers, {}
+        for keeper in keepers:
+            self._call(keeper.on_leave)
+
     def _drop_outlets(self) -> None:
         outlets, self.outlets = self.outlets, {}
         for outlet in outlets:
@@ -657,8 +687,9 @@ class Stream:
         self._fresh = []
         for lane in self.lanes.values():
             self._publish(lane, fresh)
-        for tap in tuple(self._taps):
-            self._call_tap(tap, tap.on_messages, fresh)
+        readers: tuple[Tap | Keeper, ...] = (*self._taps, *self._keepers)
+        for reader in readers:
+            self._call_tap(reader, reader.on_messages, fresh)
 
     def _publish(self, lane: Lane, messages: Sequence[Message]) -> None:
         try:
@@ -671,7 +702,7 @@ class Stream:
             for viewer in list(lane.viewers):
                 self._call(viewer.signal, live)
 
-    def _call_tap(self, tap: Tap, method: Callable[..., None], *arguments: object) -> None:
+    def _call_tap(self, tap: Tap | Keeper, method: Callable[..., None], *arguments: object) -> None:
         if not self._call(method, *arguments):
             self.detach(tap)
 

@@ -2,7 +2,7 @@
 
 ::
 
-    hub --started--> Recorder --per stream: Recording (a tap) --per file: FlvFile --> PartFile (in the disk's thread)
+    hub --started--> Recorder --per stream: Recording (a keeper) --per file: FlvFile --> PartFile (in the disk's thread)
                         |                                                                 |
                         '-- completes files: seal, convert (MP4, another process), name <-'
                         '-- tidies up: what lost nodes left, what is too old

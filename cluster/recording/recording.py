@@ -64,7 +64,7 @@ class Means(Protocol):
 
 
 class Recording:
-    """A tap of the stream, and one of its outlets, since those learn that the publisher left."""
+    """Of one publisher (a ``pyrtmp.stream.Keeper``)."""
 
     def __init__(self, stream: Stream, means: Means, left: Callable[[Stream], None]) -> None:
         self.stream = stream
@@ -86,13 +86,11 @@ class Recording:
 
     def begin(self) -> None:
         """Record from the newest key frame on, or from the next one."""
-        self.stream.outlets[self] = None
-        self.stream.attach(self)
+        self.stream.keep(self)
 
     def finish(self) -> None:
         """Complete the file that is being written, and begin none."""
         self.stream.detach(self)
-        self.stream.outlets.pop(self, None)
         self._end_take()
 
     @property
@@ -112,7 +110,7 @@ class Recording:
         self._means.totals.failures += 1
         self._means.journal.error("recording_failed", stream=str(self.stream.key), file=file, error=self.error)
 
-    # Tap
+    # pyrtmp.stream.Keeper
 
     def on_messages(self, messages: Sequence[Message]) -> None:
         """Once per round."""
@@ -131,19 +129,8 @@ class Recording:
                 begin = index
         self._give(messages[begin:])
 
-    def on_restart(self) -> None:
-        """Does not happen: a recording ends with its publisher."""
-
-    def on_end(self) -> None:
-        """The recording has ended before."""
-
-    # Outlet
-
-    def serve(self) -> None:
-        """Messages have come already."""
-
-    def gone(self) -> None:
-        """The publisher left; taps have been handed what was left."""
+    def on_leave(self) -> None:
+        """What was left has been handed on."""
         self._left(self.stream)
 
     # Inside

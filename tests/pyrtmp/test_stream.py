@@ -122,6 +122,11 @@ class FakeTap:
         return [(m.timestamp, m.payload) if isinstance(m, Message) else m for m in self.got]
 
 
+class FakeKeeper(FakeTap):
+    def on_leave(self) -> None:
+        self.got.append("leave")
+
+
 class BrokenTap(FakeTap):
     """Fails in whatever is called after ``attach``."""
 
@@ -614,6 +619,27 @@ def test_head_messages_for_a_tap_are_copies(subject: Subject) -> None:
     subject.begin(header, video(1000, KEY))
     subject.stream.attach(FakeTap())
     assert header.timestamp == 7
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_keeper_gets_everything_of_one_publisher_and_is_nobody_who_watches(subject: Subject, ends: bool) -> None:
+    stream = subject.stream
+    subject.begin(video(0, AVC_HEADER), video(1000, KEY))
+    stream.keep(keeper := FakeKeeper())
+    stream.keep(gone := FakeKeeper())
+    subject.push(video(1040, INTER))
+    subject.round()
+    assert not stream.wanted
+    stream.detach(gone)
+    subject.push(video(1080, INTER))
+    if ends:
+        stream.end(subject.now)
+    else:
+        subject.leave()
+        subject.begin(video(0, KEY))
+        subject.round()
+    first = [(1000, AVC_HEADER), (1000, KEY), (1040, INTER)]
+    assert keeper.brief == [*first, (1080, INTER), "leave"] and gone.brief == first
 
 
 def test_a_broken_tap_is_detached_and_hurts_nobody(subject: Subject) -> None:

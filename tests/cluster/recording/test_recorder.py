@@ -65,7 +65,7 @@ async def test_each_publisher_has_its_file_and_what_nobody_wants_has_none(desk: 
         desk.push(other, [*HEADERS, *pictures(0, 7)])
         desk.leave(stream)
         assert numbers(await desk.file()) == list(range(7))
-    assert len(desk.names()) == 2 and not other.outlets
+    assert len(desk.names()) == 2 and other.live
 
 
 async def test_one_that_is_live_already(desk: Desk) -> None:
@@ -78,7 +78,7 @@ async def test_one_that_is_live_already(desk: Desk) -> None:
     recorder.configure(replace(desk.settings, streams=("live/other",)))
     desk.push(stream, pictures(9, 12))
     assert numbers(await desk.file()) == [5, 6, 7, 8]
-    assert recorder.facts() == [] and not stream.outlets and stream.live
+    assert recorder.facts() == [] and stream.live and not stream.wanted
 
 
 async def test_long_ones_are_cut_at_key_frames(desk: Desk) -> None:
