@@ -14,6 +14,7 @@ from cluster.api_fields import (
     forward_fields,
     holder_fields,
     pull_fields,
+    recording_fields,
     refusal_fields,
     stream_details,
 )
@@ -48,6 +49,7 @@ class ExplainApi:
                 "nodes": [client_fields(each) for each in found.clients if each.role != "publish"],
                 "pulls": [pull_fields(each) for each in found.pulls],
                 "forwards": [forward_fields(each, now) for each in found.forwards],
+                "recordings": [recording_fields(each, now) for each in found.recordings],
                 "refusals": [refusal_fields(each, wall) for each in found.refusals],
                 "registry": await self._registry(key),
             }

@@ -13,6 +13,7 @@ from cluster.edge.pulls import PullFacts
 from cluster.facts import ALONE, ClientFacts, StreamFacts
 from cluster.forward.push import ForwardFacts
 from cluster.openapi import answers
+from cluster.recording.facts import RecordingFacts
 from cluster.registry import Copy, Lease, NodeRecord
 from cluster.reports import Numbers
 from pyrtmp.codecs import AudioInfo, VideoInfo
@@ -114,6 +115,21 @@ def pull_fields(pull: PullFacts) -> answers.Pull:
         "error": pull.error,
         "seconds": round(pull.seconds, 1),
         "changes": pull.changes,
+    }
+
+
+def recording_fields(recording: RecordingFacts, now: float) -> answers.Recording:
+    """One stream that is written to files; ``now`` is monotonic seconds."""
+    return {
+        "stream": recording.stream,
+        "state": recording.state,
+        "seconds": round(now - recording.since, 1),
+        "file": recording.file,
+        "media_seconds": round(recording.seconds, 1),
+        "bytes": recording.bytes,
+        "files": recording.files,
+        "dropped": recording.dropped,
+        "error": recording.error,
     }
 
 

@@ -8,8 +8,10 @@ import errno
 import ipaddress
 import os
 import resource
+import shutil
 import socket
 import ssl
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -71,6 +73,8 @@ class Machine:
     cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     clock: Callable[[], int] = clock_state
     now: Callable[[], float] = time.time
+    free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
+    """Bytes that who is no superuser may still write there."""
 
     def number(self, path: str) -> int | None:
         """The only number in a file; None without one ("max", say)."""
@@ -86,7 +90,7 @@ async def examine(config: Config, machine: Machine | None = None, *, running: bo
     if not running:
         for finding in _ports(config):
             yield finding
-    for check in (_descriptors, _memory, _cores, _kernel, _clock, _certificate, _strangers, _kin):
+    for check in (_descriptors, _memory, _cores, _kernel, _clock, _disk, _certificate, _strangers, _kin):
         for finding in check(config, machine):
             yield finding
     tls = Outgoing(Trust(config.tls.ca, config.tls.client_certificate, config.tls.client_key))
@@ -184,6 +188,32 @@ def _clock(config: Config, machine: Machine) -> Iterator[Finding]:
         yield Finding(
             "warning", "clock", "nothing keeps it right",
             "Signed URLs, tokens, certificates and numbers of HLS segments go by it: timedatectl set-ntp true.",
+        )
+
+
+def _disk(config: Config, machine: Machine) -> Iterator[Finding]:
+    record = config.record
+    if not record.streams or record.directory is None:
+        return
+    wanted = Path(record.directory).absolute()
+    directory = next(path for path in (wanted, *wanted.parents) if os.path.exists(path))
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"\0")
+        free = machine.free_bytes(directory)
+    except OSError as error:
+        what = "cannot be written" if directory == wanted else f"cannot be made, since {directory} cannot be written"
+        yield Finding(
+            "problem", "record.directory", f"{wanted} {what}: {error.strerror or error}",
+            f"Nothing will be recorded. Make it and give it to who runs the node: install -d -o pyrtmp {wanted}; under "
+            'systemd, StateDirectory=pyrtmp in the unit and record.directory = "/var/lib/pyrtmp".',
+        )
+        return
+    if free < record.min_free_bytes:
+        yield Finding(
+            "problem", "record.min_free_bytes", f"the disk of {wanted} has {free / 2**30:.1f} GiB free",
+            f"Nothing is recorded below {record.min_free_bytes / 2**30:.1f} GiB: make room, set record.keep_hours, or "
+            "record to another disk.",
         )
 
 

@@ -224,7 +224,7 @@ class Engine:
         )
 
     def _traffic(self) -> Traffic:
-        pulls, forwarders = self.pulls, self._forwarders()
+        pulls, forwarders, recorded = self.pulls, self._forwarders(), self.recorder.totals
         return Traffic(
             forwards=dict(Counter(each.state for each in self.forwards())),
             forward_failures=sum(each.totals.failures for each in forwarders),
@@ -233,6 +233,11 @@ class Engine:
             pull_failures=0 if pulls is None else pulls.failures,
             pull_delays={} if pulls is None else pulls.delays,
             nodes=sum(1 for _ in nodes(self.server)),
+            recordings=dict(Counter(each.state for each in self.recordings())),
+            recorded_files=recorded.files,
+            recorded_bytes=recorded.bytes,
+            recording_dropped=recorded.dropped,
+            recording_failures=recorded.failures,
         )
 
     def _forwarders(self) -> list[Forwarder]:
@@ -256,6 +261,7 @@ class Engine:
             self.facts.links(key),
             [each for each in self.pulled() if each.key == key],
             [each for each in self.forwards() if each.stream == str(key)],
+            [each for each in self.recordings() if each.stream == str(key)],
             [*self.server.refusals.of(str(key)), *self.server.refusals.of(key.app)],
         )
 

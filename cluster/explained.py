@@ -16,7 +16,7 @@ def explain_text(answer: dict[str, Any]) -> str:
     """``/api/v1/explain`` for people."""
     told = answer["explain"]
     lines = [("stream", f"{told['stream']}, asked at {escape(answer['server'])}"), ("state", _state(told["facts"]))]
-    for part in (_origin, _viewers, _passed_on, _health, _registry, _refusals):
+    for part in (_origin, _viewers, _passed_on, _recorded, _health, _registry, _refusals):
         lines += part(told)
     return "\n".join(f"{title:<11} {text}".rstrip() for title, text in lines)
 
@@ -83,6 +83,21 @@ def _passed_on(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if forward["error"]:
             text += f", {'once' if state == 'live' else 'since'}: {escape(forward['error'])}"
         yield "" if number else "forwards", text
+
+
+def _recorded(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for each in told["recordings"]:
+        state, files = each["state"], each["files"]
+        text = f"{state} for {duration(each['seconds'])}"
+        if each["file"]:
+            text += f": {escape(each['file'])} has {duration(each['media_seconds'])}, {each['bytes'] / 2**20:,.0f} MiB"
+        if files:
+            text += f"; {files} {'file is' if files == 1 else 'files are'} complete"
+        if each["dropped"]:
+            text += f"; {each['dropped']:,} messages left out"
+        yield "recording", text
+        if each["error"]:
+            yield "", f"last trouble: {escape(each['error'])}"
 
 
 def _health(told: dict[str, Any]) -> Iterator[tuple[str, str]]:

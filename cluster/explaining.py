@@ -10,6 +10,7 @@ from typing import Final
 from cluster.edge.pulls import PullFacts
 from cluster.facts import ClientFacts
 from cluster.forward.push import ForwardFacts
+from cluster.recording.facts import RecordingFacts
 from cluster.reports import Entries
 from pyrtmp.refusals import Refusal
 
@@ -22,6 +23,7 @@ class Explanation:
     """Its publisher, and other nodes that play it; viewers are too many."""
     pulls: list[PullFacts] = field(default_factory=list)
     forwards: list[ForwardFacts] = field(default_factory=list)
+    recordings: list[RecordingFacts] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     """To publish or play it, publishers that were cut off, and of its application to connect."""
 
@@ -36,5 +38,6 @@ def merge_explanations(parts: Iterable[Explanation]) -> Explanation:
         sorted(chain.from_iterable(each.clients for each in parts), key=lambda client: (client.since, client.id)),
         list(chain.from_iterable(each.pulls for each in parts)),
         list(chain.from_iterable(each.forwards for each in parts)),
+        list(chain.from_iterable(each.recordings for each in parts)),
         sorted(chain.from_iterable(each.refusals for each in parts), key=lambda refusal: -refusal.at),
     )

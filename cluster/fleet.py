@@ -10,6 +10,7 @@ from cluster.engine import Engine
 from cluster.explaining import Explanation
 from cluster.facts import ClientFacts, StreamFacts
 from cluster.forward.push import ForwardFacts
+from cluster.recording.facts import RecordingFacts
 from cluster.reloading import Reloaded
 from cluster.reports import Numbers
 from pyrtmp.names import StreamKey
@@ -47,6 +48,9 @@ class Fleet(Protocol):
 
     async def pulls(self) -> list[PullFacts]:
         """Streams that are fetched from other nodes."""
+
+    async def recordings(self) -> list[RecordingFacts]:
+        """Streams that are written to files."""
 
     async def explain(self, app: str, name: str) -> Explanation:
         """What there is to say of a stream beside its facts."""
@@ -107,6 +111,9 @@ class OneProcess:
 
     async def pulls(self) -> list[PullFacts]:
         return self._engine.pulled()
+
+    async def recordings(self) -> list[RecordingFacts]:
+        return self._engine.recordings()
 
     async def explain(self, app: str, name: str) -> Explanation:
         return self._engine.explain(StreamKey(app, name))

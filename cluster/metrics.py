@@ -38,6 +38,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 ROLES: Final = ("publish", "play", "wait", "idle")
 FORWARD_STATES: Final = ("connecting", "live", "waiting")
+RECORDING_STATES: Final = ("starting", "recording", "waiting")
 FAILURES: Final = ("refused", "not_found", "busy", "resources", "stall", "flood", "reset")
 """See ``pyrtmp.aio.server.Server.viewer_failed``."""
 
@@ -82,6 +83,7 @@ class _Page(Collector):
         yield from _quality(numbers)
         yield _gauge("pyrtmp_hls_streams", "Streams that are being packaged for HLS.", numbers.now.hls_streams)
         yield _gauge("pyrtmp_hls_memory_bytes", "Memory that HLS segments take.", numbers.now.hls_bytes)
+        yield from _recordings(numbers)
         yield from _nodes(numbers)
         yield _gauge("pyrtmp_node_stress", "How busy the node is: 0 idle, 1 as busy as it should be.", self.stress)
         if self.registry_up is not None:
@@ -195,6 +197,29 @@ def _quality(numbers: Numbers) -> Iterator[Metric]:
     yield _gauge(
         "pyrtmp_ingest_late_streams", f"Publishers that are more than {LATE_SECONDS:g} s behind real time.",
         now.ingest_late,
+    )
+
+
+def _recordings(numbers: Numbers) -> Iterator[Metric]:
+    recordings = GaugeMetricFamily(
+        "pyrtmp_recordings",
+        "Streams written to files: recording, starting (there was no key frame yet), or waiting for the next attempt.",
+        labels=("state",),
+    )
+    for state in RECORDING_STATES:
+        recordings.add_metric((state,), numbers.now.recordings.get(state, 0))
+    yield recordings
+    yield _counter("pyrtmp_recorded_files", "Files of recordings that are complete.", numbers.recorded_files)
+    yield _counter("pyrtmp_recorded_bytes", "Bytes of recordings handed to the disk.", numbers.recorded_bytes)
+    yield _counter(
+        "pyrtmp_recording_dropped_messages",
+        "Messages left out of recordings because the disk did not keep up.",
+        numbers.recording_dropped,
+    )
+    yield _counter(
+        "pyrtmp_recording_failures",
+        "Files that could not be begun, written to the end or put into another format.",
+        numbers.recording_failures,
     )
 
 

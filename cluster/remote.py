@@ -122,19 +122,25 @@ def status_text(answer: dict[str, Any]) -> str:
 
 
 def _cluster_lines(cluster: dict[str, Any]) -> list[str]:
-    """What there is to say of other nodes; nothing of what there is not."""
+    """What there is to say of other nodes and of recordings; nothing of what there is not."""
     lines = []
     if cluster["registry"] is not None:
         lines.append(f"load        {cluster['stress']:.0%} of what it should have")
     if cluster["pulls"]:
         lines.append(f"pulls       {cluster['pulls']} from other nodes")
     if cluster["forwards"] or cluster["forward_failures"]:
-        states = ", ".join(f"{number} {state}" for state, number in sorted(cluster["forwards"].items())) or "none now"
-        lines.append(f"forwards    {states}; {cluster['forward_failures']} failures")
+        lines.append(f"forwards    {_states(cluster['forwards'])}; {cluster['forward_failures']} failures")
+    files, failures = cluster["recorded_files"], cluster["recording_failures"]
+    if cluster["recordings"] or files or failures:
+        lines.append(f"recordings  {_states(cluster['recordings'])}; {files} files complete, {failures} failures")
     if cluster["registry"] is not None:
         answers = "answers" if cluster["registry"]["up"] else "does not answer"
         lines.append(f"registry    {cluster['registry']['url']}, {answers}")
     return lines
+
+
+def _states(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in sorted(numbers.items())) or "none now"
 
 
 def _nodes_text(nodes: Sequence[dict[str, Any]]) -> str:

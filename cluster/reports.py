@@ -22,6 +22,7 @@ from cluster.facts import ALONE, ClientFacts, Facts, StreamFacts
 from cluster.forward.push import ForwardFacts
 from cluster.marks import MAX_MARKS, Marks, mark
 from cluster.paths import Paths
+from cluster.recording.facts import RecordingFacts
 from pyrtmp.counters import Counters
 from pyrtmp.histogram import Histogram
 from pyrtmp.stream import State, Stream
@@ -70,7 +71,7 @@ class Packager(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """What passes between this node and others."""
+    """What passes between this node and others, and to its disk."""
 
     forwards: dict[str, int] = field(default_factory=dict)
     """By state."""
@@ -82,6 +83,13 @@ class Traffic:
     """By hops, see ``cluster.edge.pulls``."""
     nodes: int = 0
     """Connections of other nodes."""
+    recordings: dict[str, int] = field(default_factory=dict)
+    """By state."""
+    recorded_files: int = 0
+    recorded_bytes: int = 0
+    recording_dropped: int = 0
+    recording_failures: int = 0
+    """See ``cluster.recording.facts.RecordingTotals``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +124,8 @@ class Gauges:
     """Streams that are fetched from other nodes."""
     nodes: int = 0
     """Connections of other nodes."""
+    recordings: dict[str, int] = field(default_factory=dict)
+    """Streams that are written to files, by state."""
     loop_lag: float = 0.0
     """Seconds that the event loop is late, on average over ``cluster.stress.SHARE_SECONDS``; of several processes, the
     latest one's."""
@@ -151,6 +161,11 @@ class Numbers:
     """Times that an upstream could not be reached, or was lost."""
     pull_delays: dict[str, Histogram] = field(default_factory=dict)
     """Seconds from where a stream is published to here, by the nodes it came through."""
+    recorded_files: int = 0
+    recorded_bytes: int = 0
+    recording_dropped: int = 0
+    """Messages."""
+    recording_failures: int = 0
     round_trips: dict[str, Histogram] = field(default_factory=dict)
     """See ``cluster.paths``."""
     resent: dict[str, Histogram] = field(default_factory=dict)
@@ -205,6 +220,10 @@ class Numbers:
             pull_changes=traffic.pull_changes,
             pull_failures=traffic.pull_failures,
             pull_delays=_copies(traffic.pull_delays),
+            recorded_files=traffic.recorded_files,
+            recorded_bytes=traffic.recorded_bytes,
+            recording_dropped=traffic.recording_dropped,
+            recording_failures=traffic.recording_failures,
             round_trips={} if paths is None else _copies(paths.round_trips),
             resent={} if paths is None else _copies(paths.resent),
             cpu_seconds=round(time.process_time(), 3),
@@ -225,6 +244,7 @@ class Numbers:
                 forwards=traffic.forwards,
                 pulls=traffic.pulls,
                 nodes=traffic.nodes,
+                recordings=traffic.recordings,
                 loop_lag=loop_lag,
                 round_delay=server.rounds.delay,
                 kbps_in=tally.kbps_in,
@@ -375,6 +395,7 @@ STREAMS: Final = Entries(StreamFacts)
 CLIENTS: Final = Entries(ClientFacts)
 FORWARDS: Final = Entries(ForwardFacts)
 PULLS: Final = Entries(PullFacts)
+RECORDINGS: Final = Entries(RecordingFacts)
 
 
 # A process

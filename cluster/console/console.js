@@ -90,6 +90,23 @@ const pulls = new Table(
   (pull) => pull.stream,
 );
 
+const recordings = new Table(
+  $("recordings"),
+  "Recorded",
+  [
+    { title: "Stream", text: (recording) => recording.stream, name: true },
+    { title: "State", text: (recording) => recording.state, state: (recording) => recording.state },
+    { title: "For", text: (recording) => duration(recording.seconds) },
+    { title: "File", text: (recording) => recording.file.split("/").at(-1), name: true },
+    { title: "Length", text: (recording) => (recording.file ? duration(recording.media_seconds) : ""), className: "number" },
+    { title: "Size", text: (recording) => (recording.file ? bytes(recording.bytes) : ""), className: "number" },
+    { title: "Files complete", text: (recording) => number(recording.files), className: "number" },
+    { title: "Dropped", text: (recording) => number(recording.dropped), className: "number" },
+    { title: "Error", text: (recording) => recording.error, name: true },
+  ],
+  (recording) => recording.stream,
+);
+
 const nodes = new Table(
   $("nodes"),
   "Nodes",
@@ -136,8 +153,8 @@ async function poll() {
   const mine = polls;
   try {
     const summary = await ask("api/v1/summaries"); // alone: a wrong token counts once
-    const [streamed, connected, forwarded, pulled] = await Promise.all(
-      [`streams?count=${COUNT}`, `clients?count=${COUNT}`, "forwards", "pulls"].map((path) => ask(`api/v1/${path}`)),
+    const [streamed, connected, forwarded, pulled, recorded] = await Promise.all(
+      [`streams?count=${COUNT}`, `clients?count=${COUNT}`, "forwards", "pulls", "recordings"].map((path) => ask(`api/v1/${path}`)),
     );
     if (mine !== polls) return;
     known = {
@@ -147,6 +164,7 @@ async function poll() {
       clients: connected.clients,
       forwards: forwarded.forwards,
       pulls: pulled.pulls,
+      recordings: recorded.recordings,
     };
     record();
     setState("open");
@@ -242,6 +260,7 @@ function showLists() {
     clients: known.clients.filter((client) => has(client.ip, client.stream, client.agent, client.protocol, client.role)),
     forwards: known.forwards.filter((forward) => has(forward.stream, forward.target, forward.state, forward.error)),
     pulls: known.pulls.filter((pull) => has(pull.stream, pull.upstream)),
+    recordings: known.recordings.filter((recording) => has(recording.stream, recording.state, recording.file, recording.error)),
     nodes: (data.cluster?.nodes ?? []).filter((node) => has(node.id, node.role, node.group, node.rtmp, node.http)),
     workers: data.workers,
   };
@@ -250,13 +269,14 @@ function showLists() {
   clients.show(shown.clients);
   forwards.show(shown.forwards);
   pulls.show(shown.pulls);
+  recordings.show(shown.recordings);
   nodes.show(shown.nodes);
   workers.show(shown.workers);
   for (const name of Object.keys(shown)) {
     const [few, many] = [shown[name].length, all[name].length];
     setText($(`${name}-count`), few === many ? `${many}${many === COUNT ? " first" : ""}` : `${few} of ${many}`);
   }
-  for (const name of ["forwards", "pulls", "workers"]) $(`${name}-section`).hidden = all[name].length === 0;
+  for (const name of ["forwards", "pulls", "recordings", "workers"]) $(`${name}-section`).hidden = all[name].length === 0;
   for (const [name, words] of [["streams", "Nothing is live."], ["clients", "Nobody is connected."]]) {
     $(name).hidden = shown[name].length === 0;
     $(`${name}-none`).hidden = shown[name].length > 0;

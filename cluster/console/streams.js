@@ -34,7 +34,7 @@ export class Streams {
     for (const stream of streams) this.#seriesOf(stream.id).add(time, stream.recv_kbps);
   }
 
-  /** `context`: `{ watch(id), clients, forwards, pulls }`. */
+  /** `context`: `{ watch(id), clients, forwards, pulls, recordings }`. */
   show(streams, context) {
     this.context = context;
     this.#rows.show(streams);
@@ -132,7 +132,7 @@ export class Streams {
   }
 
   #facts(stream) {
-    const { clients, forwards, pulls } = this.context;
+    const { clients, forwards, pulls, recordings } = this.context;
     const publisher = clients.find((client) => client.id === stream.publish.cid);
     const { total, ...viewers } = stream.viewers;
     const { video, audio } = stream;
@@ -151,6 +151,9 @@ export class Streams {
       ...forwards
         .filter((forward) => forward.stream === stream.id)
         .map((forward) => [`To ${forward.target}`, [forward.state, forward.error].filter(Boolean).join(": ")]),
+      ...recordings
+        .filter((recording) => recording.stream === stream.id)
+        .map(({ state, file, media_seconds, error }) => ["Recorded", [file ? `${state}, ${duration(media_seconds)}` : state, error].filter(Boolean).join(": ")]),
     ];
   }
 }

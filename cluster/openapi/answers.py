@@ -157,7 +157,7 @@ class Node(TypedDict):
 
 
 class ClusterSummary(TypedDict):
-    """What there is beside this node."""
+    """What there is beside this node, and where streams go."""
 
     stress: float
     """How busy this node is: 0 idle, 1 as busy as it should be."""
@@ -171,6 +171,12 @@ class ClusterSummary(TypedDict):
     """Streams passed on, by state."""
     forward_failures: int
     """Times a forward failed or was refused."""
+    recordings: dict[str, int]
+    """Streams written to files, by state."""
+    recorded_files: int
+    """Complete ones."""
+    recording_failures: int
+    """Files that could not be begun, written to the end or put into another format."""
 
 
 class Summary(TypedDict):
@@ -418,6 +424,35 @@ class PullsAnswer(TypedDict):
     pulls: list[Pull]
 
 
+class Recording(TypedDict):
+    """A stream that is written to files."""
+
+    stream: str
+    """app/name."""
+    state: Literal["starting", "recording", "waiting"]
+    """starting: there was no key frame yet; waiting: for the next attempt, after a failure."""
+    seconds: float
+    """Since it entered that state."""
+    file: str
+    """The one that is being written, as it is called until it is complete, or ""."""
+    media_seconds: float
+    """Of media in it."""
+    bytes: int
+    """In it."""
+    files: int
+    """Complete ones, of this publisher."""
+    dropped: int
+    """Messages left out because the disk did not keep up, in all files of this publisher."""
+    error: str
+    """The last failure, or ""."""
+
+
+class RecordingsAnswer(TypedDict):
+    """All recordings."""
+
+    recordings: list[Recording]
+
+
 class NodesAnswer(TypedDict):
     """The nodes that this one knows, itself included."""
 
@@ -490,6 +525,7 @@ class Explained(TypedDict):
     """Other nodes that play it from here."""
     pulls: list[Pull]
     forwards: list[Forward]
+    recordings: list[Recording]
     refusals: list[Refused]
     """Those that are remembered, the newest first."""
     registry: Located | None

@@ -85,6 +85,7 @@ OPERATIONS: Final = (
     Operation("delete", "/api/v1/clients/{id}", "Close a client's connection", answers.Done, (_ID,), _NO_CLIENT),
     Operation("get", "/api/v1/forwards", "What is passed on to other servers", answers.ForwardsAnswer),
     Operation("get", "/api/v1/pulls", "What is fetched from other nodes", answers.PullsAnswer),
+    Operation("get", "/api/v1/recordings", "What is written to files", answers.RecordingsAnswer),
     Operation("get", "/api/v1/nodes", "The nodes that the registry knows", answers.NodesAnswer),
     Operation(
         "get", "/api/v1/explain", "Who has a stream, who fetches it, who was refused", answers.ExplainAnswer,

@@ -25,6 +25,9 @@ class Completion:
     file: Recorded | None
     """None while it is not complete, or where there was not one frame in it."""
     error: Exception | None = None
+    """Why it is not complete."""
+    stays: str = ""
+    """Why it is FLV, where it should be MP4."""
 
 
 def finish(
@@ -38,7 +41,7 @@ def finish(
         except ValueError:
             part.discard()
             return Completion(str(path), None)
-        wrong = None
+        stays = ""
         if mp4:
             try:
                 path = _convert(part, min_free, converter)
@@ -46,21 +49,20 @@ def finish(
                 if converter.closed:  # for the next start
                     part.close()
                     return Completion(str(path), None)
-                wrong = ConvertError(f"{explain(error)}; it stays FLV")
-        if not mp4 or wrong is not None:
+                stays = explain(error)
+        if not mp4 or stays:
             path = part.rename()
         size = path.stat().st_size
     except OSError as error:
         part.close()
         return Completion(str(path), None, error)
-    return Completion(str(path), Recorded(str(key), str(path), extent.milliseconds / 1000, size), wrong)
+    return Completion(str(path), Recorded(str(key), str(path), extent.milliseconds / 1000, size), stays=stays)
 
 
 def _convert(part: PartFile, min_free: int, converter: Converter) -> Path:
     target = complete(part.path, "mp4")
     draft = target.with_name(target.name + PART)
-    # The frames once more, and once again while they are moved behind their index.
-    check_free(part.path, min_free + 2 * part.path.stat().st_size if min_free else 0)
+    check_free(part.path, min_free + part.path.stat().st_size if min_free else 0)
     converter.convert(part.path, draft)
     draft.rename(target)
     part.discard()

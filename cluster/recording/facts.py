@@ -52,7 +52,7 @@ class RecordingTotals:
     dropped: int = 0
     """Messages."""
     failures: int = 0
-    """Files that could not be begun, written to the end or put into another format."""
+    """Files that could not be begun, or written to the end, or completed."""
 
 
 def explain(error: BaseException) -> str:

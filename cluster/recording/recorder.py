@@ -183,6 +183,8 @@ class Recorder:
             self.totals.failures += 1
             self.journal.error("recording_failed", stream=str(key), file=done.path, error=explain(done.error))
         if (file := done.file) is not None:
+            if done.stays:
+                self.journal.warning("recording_stays_flv", stream=str(key), file=file.path, reason=done.stays)
             self.totals.files += 1
             self.journal.info(
                 "recording_ended", stream=str(key), file=file.path, seconds=round(file.seconds, 1), bytes=file.bytes

@@ -16,8 +16,9 @@ from cluster.edge.pulls import PullFacts
 from cluster.explaining import EXPLANATIONS, Explanation, merge_explanations
 from cluster.facts import ClientFacts, StreamFacts, merge_clients, merge_streams
 from cluster.forward.push import ForwardFacts
+from cluster.recording.facts import RecordingFacts
 from cluster.reloading import Reloaded
-from cluster.reports import CLIENTS, FORWARDS, PULLS, STREAMS, Entries, Numbers, merge
+from cluster.reports import CLIENTS, FORWARDS, PULLS, RECORDINGS, STREAMS, Entries, Numbers, merge
 from cluster.workers.crew import Crew
 from cluster.workers.messages import Question
 from cluster.workers.process import Process
@@ -25,7 +26,7 @@ from pyrtmp.counters import Counters
 
 _PAGE_SECONDS: Final = 1.0
 
-Entry = TypeVar("Entry", StreamFacts, ClientFacts, ForwardFacts, PullFacts, Explanation)
+Entry = TypeVar("Entry", StreamFacts, ClientFacts, ForwardFacts, PullFacts, RecordingFacts, Explanation)
 
 _log = structlog.get_logger(__name__)
 
@@ -112,6 +113,10 @@ class Machine:
     async def pulls(self) -> list[PullFacts]:
         lists = await self._entries(PULLS, "pulls")
         return sorted((each for some in lists for each in some), key=lambda each: each.key)
+
+    async def recordings(self) -> list[RecordingFacts]:
+        lists = await self._entries(RECORDINGS, "recordings")
+        return sorted((each for some in lists for each in some), key=lambda each: each.stream)
 
     async def explain(self, app: str, name: str) -> Explanation:
         lists = await self._entries(EXPLANATIONS, "explain", app, name)

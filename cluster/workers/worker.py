@@ -24,7 +24,7 @@ from cluster.edge.upstreams import Kind, Scheme, Upstream
 from cluster.engine import Engine
 from cluster.explaining import EXPLANATIONS
 from cluster.opening import freeze_heap, raise_descriptor_limit, run_loop
-from cluster.reports import CLIENTS, FORWARDS, PULLS, STREAMS
+from cluster.reports import CLIENTS, FORWARDS, PULLS, RECORDINGS, STREAMS
 from cluster.tls.identity import Identity
 from cluster.tls.server import ServerContexts
 from cluster.workers import messages
@@ -216,6 +216,8 @@ class Worker:
                 return True, FORWARDS.to_json(engine.forwards())
             case "pulls", []:
                 return True, PULLS.to_json(engine.pulled())
+            case "recordings", []:
+                return True, RECORDINGS.to_json(engine.recordings())
             case "explain", [app, name]:
                 return True, EXPLANATIONS.to_json([engine.explain(StreamKey(app, name))])
             case "kick", [id]:

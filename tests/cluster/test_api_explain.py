@@ -35,7 +35,7 @@ async def explain(node: Node, stream: str) -> dict[str, Any]:
 async def test_a_stream_that_nobody_knows(node: Node) -> None:
     assert await explain(node, "live/nobody") == {
         "stream": "live/nobody", "facts": None, "publisher": None, "nodes": [], "pulls": [], "forwards": [],
-        "refusals": [], "registry": None,
+        "recordings": [], "refusals": [], "registry": None,
     }  # fmt: skip
 
 

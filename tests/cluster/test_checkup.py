@@ -7,6 +7,7 @@ import contextlib
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,23 @@ async def test_this_machine(
     machine: Callable[..., Machine], fault: dict[str, Any], options: tuple[str, ...], finding: tuple[str, str]
 ) -> None:
     assert await found(settings(*options), machine(**fault)) == [finding]
+
+
+async def test_the_disk_for_recordings(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    def record(directory: Path) -> Config:
+        return settings("record.streams=live/*", f"record.directory={directory}", "record.min_free_bytes=1000")
+
+    (tmp_path / "file").touch()
+    here = machine(free_bytes=lambda path: 1000)
+    full = replace(here, free_bytes=lambda path: 999)
+    for directory in (tmp_path, tmp_path / "to" / "be" / "made"):
+        assert await found(record(directory), here) == []
+        assert await found(record(directory), full) == [("problem", "record.min_free_bytes")]
+    for directory in (tmp_path / "file", tmp_path / "file" / "in" / "it"):
+        assert await found(record(directory), here) == [("problem", "record.directory")]
+    assert await found(settings(f"record.directory={tmp_path / 'file'}"), full) == []
+    assert not (tmp_path / "to").exists()
+    assert Machine().free_bytes(tmp_path) > 0
 
 
 async def test_a_port_that_is_taken(machine: Callable[..., Machine]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from cluster.explained import explain_text
 
 NOBODY: dict[str, Any] = {
-    "stream": "live/cam", "facts": None, "publisher": None, "nodes": [], "pulls": [], "forwards": [], "refusals": [],
+    "stream": "live/cam", "facts": None, "publisher": None, "nodes": [], "pulls": [], "forwards": [],
+    "recordings": [], "refusals": [],
     "registry": None,
 }  # fmt: skip
 LIVE: dict[str, Any] = {
@@ -84,6 +85,23 @@ def test_at_the_origin() -> None:
     ]  # fmt: skip
 
 
+def test_what_is_recorded() -> None:
+    recording = {
+        "state": "recording", "seconds": 125.0, "file": "/r/live/cam/x.flv.part", "media_seconds": 65.0,
+        "bytes": 5_500_000, "files": 2, "dropped": 1200, "error": "",
+    }  # fmt: skip
+    [said] = [line for line in lines(recordings=[recording]) if line.startswith("recording")]
+    assert said == (
+        "recording   recording for 2 min: /r/live/cam/x.flv.part has 1 min, 5 MiB; 2 files are complete; "
+        "1,200 messages left out"
+    )
+    waiting = recording | {"state": "waiting", "file": "", "files": 1, "dropped": 0, "error": "No space left on device"}
+    said = lines(recordings=[waiting])
+    assert said[2:4] == [
+        "recording   waiting for 2 min; 1 file is complete", "            last trouble: No space left on device",
+    ]  # fmt: skip
+
+
 def test_at_an_edge() -> None:
     assert lines(facts=LIVE, pulls=[PULL | {"changes": 2}])[2:6] == [
         "from        fetched from node o1 at 10.0.0.1:1935, for 1 min, from the third upstream",
@@ -102,5 +120,7 @@ def test_what_strangers_said_does_nothing_to_the_terminal() -> None:
         server=hostile, facts=LIVE, publisher=CLIENT | {"agent": hostile, "ip": hostile}, refusals=[refusal],
         pulls=[PULL | {"upstream": hostile, "error": hostile}],
         forwards=[{"target": hostile, "state": "live", "seconds": 1.0, "error": hostile}],
+        recordings=[{"state": "waiting", "seconds": 1.0, "file": hostile, "media_seconds": 1.0, "bytes": 1,
+                     "files": 0, "dropped": 0, "error": hostile}],
     ))  # fmt: skip
     assert all(line.isprintable() for line in text.splitlines()) and "\\x1b[2J" in text

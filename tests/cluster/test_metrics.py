@@ -44,6 +44,20 @@ def test_every_metric_is_described_and_well_named() -> None:
             assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
 
 
+def test_recordings() -> None:
+    found = values(
+        Numbers(
+            recorded_files=2, recorded_bytes=3, recording_dropped=4, recording_failures=5,
+            now=Gauges(recordings={"recording": 6}),
+        )
+    )  # fmt: skip
+    states = [found[f"pyrtmp_recordings state={each}"] for each in ("starting", "recording", "waiting")]
+    assert states == [0, 6, 0]
+    assert (found["pyrtmp_recorded_files_total"], found["pyrtmp_recorded_bytes_total"]) == (2, 3)
+    assert found["pyrtmp_recording_dropped_messages_total"] == 4
+    assert found["pyrtmp_recording_failures_total"] == 5
+
+
 def test_clients_streams_and_viewers() -> None:
     now = Gauges(
         clients={"rtmp": {"publish": 1, "play": 2}, "flv": {"play": 2}}, viewers={"rtmp": 2, "flv": 2}, held=1,

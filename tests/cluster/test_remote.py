@@ -54,12 +54,14 @@ def test_status_of_a_node_among_others() -> None:
     cluster = {
         "stress": 0.25, "registry": {"url": "redis://r:6379/0", "up": False}, "nodes": nodes, "pulls": 3,
         "forwards": {"waiting": 1, "live": 2}, "forward_failures": 4,
+        "recordings": {"waiting": 1, "recording": 2}, "recorded_files": 5, "recording_failures": 6,
     }  # fmt: skip
     lines = status_text(SUMMARY | {"data": SUMMARY["data"] | {"cluster": cluster}}).splitlines()
     assert lines[5:] == [
         "load        25% of what it should have",
         "pulls       3 from other nodes",
         "forwards    2 live, 1 waiting; 4 failures",
+        "recordings  2 recording, 1 waiting; 5 files complete, 6 failures",
         "registry    redis://r:6379/0, does not answer",
         "",
         "NODE  ROLE    GROUP  RTMP           HTTP           LOAD  STATE",
@@ -67,7 +69,8 @@ def test_status_of_a_node_among_others() -> None:
         "o1    origin  -      10.0.0.2:1935  -              150%  full",
         "o2    origin  -      10.0.0.3:1935  -              0%    draining",
     ]
-    alone = {**cluster, "registry": None, "pulls": 0, "forwards": {}, "forward_failures": 0}
+    none = {"forwards": {}, "forward_failures": 0, "recordings": {}, "recorded_files": 0, "recording_failures": 0}
+    alone = {**cluster, "registry": None, "pulls": 0, **none}
     assert status_text(SUMMARY | {"data": SUMMARY["data"] | {"cluster": alone}}) == status_text(SUMMARY)
 
 

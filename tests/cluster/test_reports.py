@@ -11,7 +11,8 @@ import pytest
 
 from cluster import reports
 from cluster.facts import ClientFacts, Facts, StreamFacts
-from cluster.reports import CLIENTS, STREAMS, Gauges, Numbers, merge
+from cluster.recording.facts import RecordingFacts
+from cluster.reports import CLIENTS, RECORDINGS, STREAMS, Gauges, Numbers, merge
 from cluster.stress import Load
 from cluster.vitals import Claims, Vitals
 from pyrtmp.codecs import AudioInfo, VideoInfo
@@ -107,6 +108,7 @@ def full() -> Numbers:
     values: dict[str, Any] = {
         "clients": {"rtmp": {"play": 1}}, "viewers": {"rtmp": 1}, "cpu_share": 0.5, "round_delay": 0.25,
         "loop_lag": 0.125, "ingest_behind": 0.375, "forwards": {"live": 2, "waiting": 1},
+        "recordings": {"recording": 3},
         "kbps_in": 1.5, "kbps_out": 2.5,
     }  # fmt: skip
     for number, each in enumerate(fields(Gauges), 20):
@@ -114,7 +116,8 @@ def full() -> Numbers:
     return Numbers(
         worker=3, pid=5, restarts=7, counters=counters, cpu_seconds=9.5, ipc_bytes_in=11, ipc_bytes_out=13,
         forward_failures=15, pull_changes=17, pull_failures=19, round_trips={"flv": histogram(0.02)},
-        resent={"flv": histogram(0.0)}, now=Gauges(**values),
+        resent={"flv": histogram(0.0)}, recorded_files=21, recorded_bytes=23, recording_dropped=25,
+        recording_failures=27, now=Gauges(**values),
     )  # fmt: skip
 
 
@@ -205,6 +208,8 @@ def test_numbers_add_up() -> None:
     assert (sum.pull_failures, sum.round_trips["flv"].total, sum.resent["flv"].total) == (38, 2, 2)
     assert sum.now.ingest_behind == 0.375
     assert (sum.now.loop_lag, sum.now.forwards) == (0.125, {"live": 4, "waiting": 2})
+    assert (sum.recorded_files, sum.recorded_bytes, sum.now.recordings) == (42, 46, {"recording": 6})
+    assert (sum.recording_dropped, sum.recording_failures) == (50, 54)
     assert (sum.now.kbps_out, sum.now.held, sum.now.viewers) == (5.0, one.now.held * 2, {"rtmp": 2})
     # Sets are of the same things.
     assert sum.now.watchers == one.now.watchers and len(sum.now.awaited) == 1
@@ -238,6 +243,8 @@ def test_no_counter_goes_back_when_a_process_ends() -> None:
     after = merge([alive, left])
     assert after.counters == before.counters
     assert (after.cpu_seconds, after.ipc_bytes_in, after.ipc_bytes_out) == (19.0, 22, 26)
+    assert (after.recorded_files, after.recorded_bytes) == (42, 46)
+    assert (after.recording_dropped, after.recording_failures) == (50, 54)
     assert after.now == alive.now
 
 
@@ -288,6 +295,16 @@ def test_streams_and_clients_there_and_back() -> None:
     clients = [CLIENT, replace(CLIENT, key=None)]
     assert CLIENTS.from_json(CLIENTS.to_json(clients)) == clients
     assert STREAMS.from_json(STREAMS.to_json([])) == []
+
+
+def test_recordings_there_and_back() -> None:
+    recording = RecordingFacts(
+        stream="live/cam", state="waiting", since=1.25, file="", seconds=0.0, bytes=0, files=2, dropped=3,
+        error="No space left on device",
+    )  # fmt: skip
+    assert RECORDINGS.from_json(RECORDINGS.to_json([recording])) == [recording]
+    with pytest.raises(ValueError):
+        RECORDINGS.from_json(RECORDINGS.to_json([recording]).replace(b"waiting", b"paused"))
 
 
 @pytest.mark.parametrize("change", [{"key": ["a"]}, {"key": "a/b"}, {"viewers": {"rtmp": "x"}}, {"watchers": 5},

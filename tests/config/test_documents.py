@@ -107,10 +107,10 @@ def test_what_is_wrong_is_found() -> None:
 def test_the_operators_guide_names_alerts_and_lines_that_exist() -> None:
     """Whatever stands in backticks there is known to be something."""
     others = {
-        "busy", "expired", "tls", "changes", "reason",  # words in metrics and answers
+        "busy", "expired", "tls", "changes", "reason", "waiting",  # words in metrics and answers
         "LimitNOFILE", "MemoryMax", "WatchdogSec", "--set", "dmesg", "vmstat 1", "journalctl -u pyrtmp",
         "systemctl reload pyrtmp", "systemctl restart pyrtmp", "systemctl stop", "make setup", "make bench",
-        "benchmarks/README.md", "/opt/pyrtmp", "/dev/shm", '"allow"',
+        "benchmarks/README.md", "/opt/pyrtmp", "/dev/shm", '"allow"', "StateDirectory", "/var/lib/pyrtmp",
     }  # fmt: skip
     unknown = set()
     for span in spans(CONFIG / "OPERATING.md"):

@@ -169,6 +169,20 @@ async def test_forwards_say_why(node: Node, browser: Browser) -> None:
         await page.until("document.querySelector('#forwards').innerText.includes('refused')", timeout=15)
 
 
+async def test_what_is_recorded(browser: Browser, tmp_path: Path) -> None:
+    recorded = ("record.streams=live/*", f"record.directory={tmp_path / 'files'}", "record.format=flv")
+    async with (
+        running_node(tmp_path, "node.workers=0", *recorded) as node,
+        publishing(node, "live/cam"),
+        browser.open(url(node)) as page,
+    ):
+        await page.until("document.querySelector('#recordings').innerText.includes('Z.flv.part')", timeout=15)
+        await page.evaluate("document.querySelector('.stream details').open = true")
+        await page.until("document.querySelector('.facts-list').innerText.includes('Recorded')", timeout=5)
+        assert await complaints(page) == []
+        assert page.faults == []
+
+
 async def test_the_token(browser: Browser, tmp_path: Path) -> None:
     async with running_node(tmp_path, "node.workers=0", "api.token=right-one") as node:
         async with browser.open(url(node), width=390, height=844) as page:

@@ -37,7 +37,9 @@ EXPECTED: dict[str, set[str]] = {
     "leaving": {"NodeDrainsForLong", "CertificateExpiresSoon", "MediaNotKept"},
     "busy": {"NodeIsBusy", "ProcessorIsFull", "WorkerReplaced"},
     "late": {"EventLoopIsLate", "NodeIsBusy"},
-    "slow": {"IngestBehindRealTime", "FirstFrameIsSlow", "ViewersAreSkipped", "NetworkLosesSegments"},
+    "slow": {
+        "IngestBehindRealTime", "FirstFrameIsSlow", "ViewersAreSkipped", "NetworkLosesSegments", "RecordingFails",
+    },
     "lonely": {
         "RegistryAway", "PullsFail", "ViewersWaitForPublisher", "StreamFailureRate", "ForwardDown", "ManyRefused",
         "OutOfDescriptorsSoon",
@@ -48,6 +50,7 @@ EXPECTED: dict[str, set[str]] = {
 TOLD = {
     "leaving": {"log_failed"},
     "busy": {"worker_lost", "worker_ended"},
+    "slow": {"recording_failed"},
     "lonely": {"upstream_failed", "forward_failed", "refused"},
 }
 """By node: lines of the log that the alerts send the reader to."""
@@ -81,6 +84,8 @@ async def _start(nodes: Cluster, directory: Path) -> None:
     await well.play("live/cam")
     certificate = Authority(directory).issue(days=5)
     rtmps, dead = free_ports(2)
+    no_directory = directory / "file"
+    no_directory.touch()
     settings = {
         "gone": [],
         "leaving": [
@@ -89,7 +94,10 @@ async def _start(nodes: Cluster, directory: Path) -> None:
         ],
         "busy": ["node.workers=1"],
         "late": [],
-        "slow": ["stream.gop_seconds=1", "stream.log_seconds=1", "timeouts.write_stall=60"],
+        "slow": [
+            "stream.gop_seconds=1", "stream.log_seconds=1", "timeouts.write_stall=60", "record.streams=lessons/*",
+            f"record.directory={no_directory / 'recordings'}",
+        ],
         "lonely": [
             f"registry.url={nodes.redis.url}", f"edge.origins=127.0.0.1:{dead}", "stream.play_wait_seconds=3",
             f'forward.apps={{"fwd": ["127.0.0.1:{dead}"]}}', "timeouts.handshake=60",
@@ -226,6 +234,11 @@ async def _target_is_away(nodes: Cluster) -> None:
     await nodes.nodes["lonely"].publish("fwd/cam")
 
 
+async def _recordings_have_no_place(nodes: Cluster) -> None:
+    """Above their directory there is a file, which stops root, too."""
+    await nodes.nodes["slow"].publish("lessons/cam")
+
+
 async def _registry_dies(nodes: Cluster) -> None:
     nodes.redis.kill()
 
@@ -245,8 +258,8 @@ async def _encoder_has_a_wrong_key(nodes: Cluster) -> None:
 
 FAULTS: tuple[Callable[[Cluster], Coroutine[Any, Any, None]], ...] = (
     _machine_dies, _viewer_stays, _worker_dies, _machine_is_paused, _descriptors_are_taken, _nobody_has_it,
-    _encoder_is_held_up, _key_frames_are_rare, _lines_are_bad, _target_is_away, _registry_dies,
-    _encoder_has_a_wrong_key,
+    _encoder_is_held_up, _key_frames_are_rare, _lines_are_bad, _target_is_away, _recordings_have_no_place,
+    _registry_dies, _encoder_has_a_wrong_key,
 )  # fmt: skip
 
 

@@ -23,7 +23,8 @@ SIGNING = "a-secret-to-sign-with-0123456789"
 BEARER = "the-token-of-the-operators"
 JWT_SECRET = "j" * 40
 PATHS = (
-    "summaries", "streams", "streams/live/cam", "clients", "forwards", "pulls", "nodes", "workers", "version",
+    "summaries", "streams", "streams/live/cam", "clients", "forwards", "pulls", "recordings", "nodes", "workers",
+    "version",
 )  # fmt: skip
 
 

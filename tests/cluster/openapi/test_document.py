@@ -151,11 +151,12 @@ async def test_who_may_not_ask(node: Node) -> None:
 
 @pytest.mark.timeout(60)
 async def test_a_cluster_answers_as_it_says(tmp_path: Path) -> None:
-    """Workers, forwards, pulls and viewers by every protocol."""
+    """Workers, forwards, pulls, recordings and viewers by every protocol."""
     async with cluster(tmp_path) as nodes:
         await nodes.start("s")
         nodes._workers = 2
-        master = await nodes.start("m", f"forward.to={nodes.rtmp('s')}")
+        recorded = ("record.streams=*", f"record.directory={tmp_path / 'files'}", "record.format=flv")
+        master = await nodes.start("m", f"forward.to={nodes.rtmp('s')}", *recorded)
         nodes._workers = 0
         edge = await nodes.start("e", "node.role=edge", f"edge.origins={nodes.rtmp('s')}")
         await master.publish("live/cam")
@@ -166,7 +167,9 @@ async def test_a_cluster_answers_as_it_says(tmp_path: Path) -> None:
         async def all_there() -> bool:
             forwards = (await asks[master]("get", "/api/v1/forwards"))["forwards"]
             pulls = (await asks[edge]("get", "/api/v1/pulls"))["pulls"]
-            return [each["state"] for each in forwards] == ["live"] and [each["upstream"] for each in pulls] != [None]
+            recordings = (await asks[master]("get", "/api/v1/recordings"))["recordings"]
+            states = [each["state"] for each in (*forwards, *recordings)]
+            return states == ["live", "recording"] and [each["upstream"] for each in pulls] != [None]
 
         await eventually(all_there)
         assert (await asks[edge]("get", "/api/v1/pulls"))["pulls"]
@@ -180,7 +183,7 @@ async def test_a_cluster_answers_as_it_says(tmp_path: Path) -> None:
 
 async def look_around(node: RealNode, ask: Asker) -> None:
     """Ask for everything that there is to read."""
-    for path in ("streams", "clients", "summaries", "workers", "forwards", "pulls", "nodes"):
+    for path in ("streams", "clients", "summaries", "workers", "forwards", "pulls", "recordings", "nodes"):
         answer = await ask("get", f"/api/v1/{path}")
         assert answer["server"]
     await ask("get", "/api/v1/streams/{app}/{name}", app="live", name="cam")
