@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -35,6 +36,9 @@ TIDY_SECONDS: Final = 60.0
 
 _AT_ONCE: Final = 64
 """Files that are completed at one look; each is open until then."""
+
+MAX_WAITING: Final = 1000
+"""Files that wait to be put into MP4, each of them open; more stay FLV."""
 
 _CLOSE_SECONDS: Final = 3.0
 """For the last files to be completed; what is not is left as it is, for the next start."""
@@ -138,6 +142,11 @@ class Recorder:
         self._unfinished.add(job)
         job.add_done_callback(self._unfinished.discard)
 
+    def failed(self, key: StreamKey, file: str, error: str) -> None:
+        """A file could not be begun, written or completed."""
+        self.totals.failures += 1
+        self.journal.error("recording_failed", stream=str(key), file=file, error=error)
+
     # Inside
 
     @property
@@ -172,16 +181,18 @@ class Recorder:
         self, key: StreamKey, part: PartFile, extent: Extent | None, request: Request | None = None
     ) -> Completion:
         settings = self.settings
+        crowded = len(self._unfinished) > MAX_WAITING
+        mp4 = settings.format == "mp4" and not crowded
         done = await asyncio.get_running_loop().run_in_executor(
-            self._completing,
+            self._completing if mp4 else self.disk,
             partial(
-                finish, key, part, extent, mp4=settings.format == "mp4", min_free=settings.min_free_bytes,
-                converter=self._converter,
+                finish, key, part, extent, mp4=mp4, min_free=settings.min_free_bytes, converter=self._converter
             ),
-        )  # fmt: skip
+        )
+        if crowded:
+            done = replace(done, stays=f"{MAX_WAITING} files wait to be put into MP4")
         if done.error is not None:
-            self.totals.failures += 1
-            self.journal.error("recording_failed", stream=str(key), file=done.path, error=explain(done.error))
+            self.failed(key, done.path, explain(done.error))
         if (file := done.file) is not None:
             if done.stays:
                 self.journal.warning("recording_stays_flv", stream=str(key), file=file.path, reason=done.stays)

@@ -26,11 +26,12 @@ from cluster.recording.facts import RecordingFacts, RecordingTotals, State, expl
 from cluster.recording.flvfile import Extent, FlvFile
 from cluster.recording.partfile import PartFile, check_free
 from pyrtmp import media
+from pyrtmp.bucket import Bucket
 from pyrtmp.hooks import Request
 from pyrtmp.journal import Journal
 from pyrtmp.message import AUDIO, VIDEO, Message
 from pyrtmp.names import StreamKey
-from pyrtmp.stream import Stream
+from pyrtmp.stream import HEAD_BYTES, MESSAGE_OVERHEAD, Stream
 
 if TYPE_CHECKING:
     from cluster.config.settings import RecordSettings
@@ -40,6 +41,9 @@ _BATCH_SECONDS: Final = 1.0
 """What comes is handed to the disk in pieces of that size or age, whichever is first."""
 _FIRST_RETRY: Final = 2.0
 _LONGEST_RETRY: Final = 60.0
+_CHANGES: Final = 5
+_CHANGES_PER_SECOND: Final = 0.1
+"""So many files may begin at once because a codec changed, and on average; what comes beyond that is left out."""
 
 
 class Means(Protocol):
@@ -57,6 +61,9 @@ class Means(Protocol):
 
     def name(self, stream: Stream, begun: datetime) -> tuple[Path, str]:
         """The directory, and the name of a file there that begins then."""
+
+    def failed(self, key: StreamKey, file: str, error: str) -> None:
+        """A file could not be begun, written or completed."""
 
     def ended(self, recording: Recording, extent: Extent, part: Callable[[], PartFile | None]) -> None:
         """All of a file was handed to the disk, ``extent`` if that took it; ``part``, asked in the disk's thread, has
@@ -76,13 +83,15 @@ class Recording:
         self._means = means
         self._left = left
         self._head: dict[tuple[int, int, frozenset[int]], Message] = {}
-        """What files begin with."""
+        """What files begin with; the oldest makes room."""
+        self._head_bytes = 0
         self._take: _Take | None = None
         self._state: State = "starting"
         self._since = monotonic()
         self._dropped = 0
         self._backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
         self._retry_at = 0.0
+        self._changes = Bucket(monotonic())
 
     def begin(self) -> None:
         """Record from the newest key frame on, or from the next one."""
@@ -103,12 +112,6 @@ class Recording:
             bytes=0 if take is None else take.flv.size, files=self.files,
             dropped=self._dropped + (0 if take is None else take.dropped), error=self.error,
         )  # fmt: skip
-
-    def failed(self, error: BaseException, file: str) -> None:
-        """A file was not begun, written or completed."""
-        self.error = explain(error)
-        self._means.totals.failures += 1
-        self._means.journal.error("recording_failed", stream=str(self.stream.key), file=file, error=self.error)
 
     # pyrtmp.stream.Keeper
 
@@ -139,14 +142,25 @@ class Recording:
         """Whether a file begins at that join point."""
         if self._take is None:
             return monotonic() >= self._retry_at
-        longest = self._means.settings.file_seconds
-        return bool(self._take.changed) or 0 < longest * 1000 <= join.timestamp - self._take.flv.begun
+        if 0 < self._means.settings.file_seconds * 1000 <= join.timestamp - self._take.flv.begun:
+            return True
+        now = monotonic()
+        if not self._take.changed or self._changes.level(now, _CHANGES_PER_SECOND) > _CHANGES - 1:
+            return False
+        self._changes.add(1, now, _CHANGES_PER_SECOND)
+        return True
 
     def _describe(self, header: Message, kind: int) -> None:
         """Keep it for files that begin; a file has one codec of a kind, so another sequence header ends it."""
         place = (header.type, kind, _tracks(header))
         known = self._head.get(place)
         self._head[place] = header
+        self._head_bytes += len(header.payload) + MESSAGE_OVERHEAD
+        if known is not None:
+            self._head_bytes -= len(known.payload) + MESSAGE_OVERHEAD
+        while self._head_bytes > HEAD_BYTES:
+            oldest = self._head.pop(next(iter(self._head)))
+            self._head_bytes -= len(oldest.payload) + MESSAGE_OVERHEAD
         if known is not None and known.payload != header.payload and kind == media.SEQUENCE_HEADER and self._take:
             self._take.changed.add(header.type)
 
@@ -167,7 +181,8 @@ class Recording:
 
     def take_failed(self, take: _Take, error: BaseException) -> None:
         """The disk did not take it: what there is of it is kept, and another one begins later."""
-        self.failed(error, take.file)
+        self.error = explain(error)
+        self._means.failed(self.stream.key, take.file, self.error)
         self._retry_at = monotonic() + self._backoff.next()
         if take is self._take:
             self._enter("waiting")

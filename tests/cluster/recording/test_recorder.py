@@ -13,6 +13,7 @@ import pytest
 
 from cluster.recording import recorder as module
 from cluster.recording import recording
+from cluster.recording.converting import Converter
 from cluster.recording.flvfile import FlvFile
 from cluster.recording.partfile import PartFile
 from pyrtmp import media
@@ -111,6 +112,25 @@ async def test_another_codec_begins_another_file(desk: Desk) -> None:
     assert sum(each.type == 8 for each in read(first)) == 2 + 10
 
 
+async def test_a_publisher_that_changes_its_codec_all_the_time(desk: Desk) -> None:
+    """It gets no file for each change, and its headers are no memory without end."""
+    recorder = desk.recorder()
+    stream = desk.publish()
+    for n in range(300):
+        changed = bytes((0x90, *b"hvc1", n % 256)) + bytes(5000)  # Enhanced RTMP, one track; then several
+        tracks = bytes((0x96, 0x10, *b"hvc1", n % 256, 0, 0x13, 0x88)) + bytes(5000)
+        headers = [Message(VIDEO, n * 40, 1, each) for each in (changed, tracks)]
+        desk.push(stream, [*headers, frame(n, key=True), sound(n)])
+    (kept,) = recorder._recordings.values()
+    assert kept._head_bytes <= 128 * 1024
+    assert kept._head_bytes == sum(len(each.payload) + 200 for each in kept._head.values())
+    desk.leave(stream)
+    files = [read(await desk.file()) for _ in range(6)]
+    assert sum(each.type == 8 for file in files for each in file) == 300
+    await recorder.close()
+    assert len(desk.names()) == 6
+
+
 async def test_real_pictures_as_mp4(desk: Desk) -> None:
     recorder = desk.recorder(format="mp4", file_seconds=2)
     stream = desk.publish()
@@ -141,6 +161,30 @@ async def test_what_mp4_has_no_place_for_stays_flv(desk: Desk, caplog: pytest.Lo
     assert path.suffix == ".flv" and [each.payload for each in read(path)[1:]] == [picture.payload] * 2
     assert "recording_stays_flv" in caplog.text and len(desk.names()) == 1
     assert recorder.totals.files == 1 and recorder.totals.failures == 0  # nothing is lost
+
+
+async def test_too_many_at_once_stay_flv(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 1)
+    busy, go = Event(), Event()
+    convert = Converter.convert
+
+    def slow(converter: Converter, source: Path, target: Path) -> None:
+        busy.set()
+        assert go.wait(20)
+        convert(converter, source, target)
+
+    monkeypatch.setattr(Converter, "convert", slow)
+    desk.recorder(format="mp4")
+    messages = list(flv_messages(encode("libx264", "", 1, 1, 0, 160)))
+    for name in ("a", "b", "c"):
+        stream = desk.publish(StreamKey("live", name))
+        desk.push(stream, messages)
+        desk.leave(stream)
+        await desk.until(busy.is_set)
+    found = [await desk.file(), await desk.file()]
+    go.set()
+    found.append(await desk.file())
+    assert [each.suffix for each in found] == [".flv", ".flv", ".mp4"]
 
 
 class SlowDisk:
