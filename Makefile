@@ -19,6 +19,9 @@ PACKAGES := $(VENV)/.stamp-packages
 E2E_TESTS := $(wildcard tests/e2e/test_*.py)
 TEST_PACKAGES := tests/e2e/packages.txt
 
+# Containers often set it; each of the hundreds of nodes that the tests start would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:

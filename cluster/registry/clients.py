@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, Final
 
+from redis._parsers import AsyncCommandsParser
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
@@ -36,6 +37,21 @@ class _Sentinel(Sentinel):
         """Address and port."""
         async with self._asking:
             return await super().discover_master(service_name)
+
+
+class _Commands(AsyncCommandsParser):
+    """Which arguments are keys, asked for when that decides something.
+
+    redis-py asks each time that it reads the layout of a Cluster; the answer is a table of all commands, which takes
+    the event loop tens of milliseconds, and one of several servers that is gone has it do so with every command.
+    """
+
+    async def initialize(self, node: ClusterNode | None = None) -> None:
+        """With a ``node``: ask this one, if need be."""
+        if node is None:
+            await super().initialize()
+        else:
+            self.node = node
 
 
 class Clients:
@@ -63,6 +79,7 @@ class Clients:
                 retry=Retry(NoBackoff(), 1),
                 **{name: value for name, value in self._options().items() if name not in ("db", "retry")},
             )
+            self._cluster.commands_parser = _Commands()
             return self._cluster
         self._client = self._make()
         return self._client

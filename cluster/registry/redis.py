@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 from redis.asyncio.sentinel import MasterNotFoundError
@@ -78,6 +79,12 @@ class RedisRegistry:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=SECONDS)
         self._client = None
+        # redis-py connects again to what is closed: what a server that hangs still holds up ends first.  Until it has
+        # ended, as in Subscription.close().
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=0.1)
         await self._clients.close()
 
     # Leases
@@ -199,18 +206,22 @@ class RedisRegistry:
         if not calls:
             return []
         replies: list[Any] = []
+        seconds = SECONDS + len(calls) / 500
+        until = monotonic() + seconds
         try:
-            await self._run(lambda: self._batches(script, calls, replies), SECONDS + len(calls) / 500)
+            await self._run(lambda: self._batches(script, calls, replies, until), seconds)
         except RegistryError as error:  # what has been answered until now counts
             replies = [*replies, *[error] * (len(calls) - len(replies))]
         if all(isinstance(each, Exception) for each in replies):
             raise self._error(replies[0])
         return replies
 
-    async def _batches(self, script: Script, calls: list[Call], replies: list[Any]) -> None:
+    async def _batches(self, script: Script, calls: list[Call], replies: list[Any], until: float) -> None:
         async with self._many:
             size = _CLUSTER_BATCH if self._clients.is_cluster else _BATCH
             for start in range(0, len(calls), size):
+                if monotonic() >= until:  # nobody waits any more, except those who are next
+                    raise RegistryError(f"{self._target} did not answer in time")
                 batch = calls[start : start + size]
                 try:
                     replies += await (self._abreast if self._clients.is_cluster else self._piped)(script, batch)
@@ -262,7 +273,7 @@ class RedisRegistry:
             await asyncio.wait({task}, timeout=seconds)
         finally:
             waits = False
-        if not task.done():
+        if not task.done() or task.cancelled():  # by close()
             raise RegistryError(f"{self._target} did not answer in time")
         error = task.exception()
         if error is not None:

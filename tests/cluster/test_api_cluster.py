@@ -113,7 +113,7 @@ async def test_streams_are_placed_evenly_and_players_at_edges(tmp_path: Path, wo
         async def left() -> bool:
             return (await place("live/cam", "play"))["node"] == "o2"
 
-        await eventually(left, 2.0)
+        await eventually(left)
         metrics = await asked.metrics()
         assert metrics["pyrtmp_registry_up"] == 1 and metrics["pyrtmp_node_stress"] < 5
         nodes.redis.kill()

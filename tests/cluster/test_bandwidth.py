@@ -54,13 +54,13 @@ async def test_a_node(node: Node) -> None:
 async def test_a_slow_line() -> None:
     bits, seconds = await asked(slow)
     assert bits is not None and 0.3e6 < bits < 1.2e6
-    assert seconds < SECONDS + 1
+    assert seconds < 4 * SECONDS
 
 
 @pytest.mark.parametrize("answer", [hang, elsewhere])
 async def test_what_cannot_be_measured(answer: Answer) -> None:
     bits, seconds = await asked(answer)
-    assert bits is None and seconds < SECONDS + 1
+    assert bits is None and seconds < 4 * SECONDS
 
 
 async def test_nobody_there() -> None:

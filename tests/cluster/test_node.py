@@ -69,7 +69,7 @@ async def test_draining_has_an_end() -> None:
     await node.start()
     try:
         node.server.close = asyncio.Event().wait  # type: ignore[assignment]
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             with capture_logs() as events:
                 await node.drain()
         assert "drain_cut_short" in [each["event"] for each in events]
@@ -88,7 +88,7 @@ async def test_a_second_signal_is_now() -> None:
         await asyncio.sleep(0.05)
         assert not draining.done()
         node.stop("SIGTERM")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await draining
     finally:
         del node.server.close  # type: ignore[misc]

@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from cluster.edge.pull import HUNG_SECONDS
 from cluster.registry import Registry, RegistryError, connect
 from pyrtmp.names import StreamKey
 from tests.cluster.registry.members import offer
@@ -29,8 +30,9 @@ OUTAGE_SECONDS: Final = float(os.environ.get("OUTAGE_SECONDS", "5"))
 WHOLE_SECONDS: Final = 5.0
 """Longest time until a registry that is back knows all streams."""
 
-GAP_SECONDS: Final = {signal.SIGKILL: 0.5, signal.SIGSTOP: 3.0}
-"""Longest silence of a viewer when the node is lost that its stream is fetched from, and another has a copy."""
+GAP_SECONDS: Final = {signal.SIGKILL: HUNG_SECONDS, signal.SIGSTOP: 2.5 * HUNG_SECONDS}
+"""Longest silence of a viewer when the node is lost that its stream is fetched from, and another has a copy: a
+connection that ends says so at once, one that hangs is waited for."""
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -90,8 +92,8 @@ async def test_a_pull_ends_soon_after_the_last_viewer(tmp_path: Path, workers: i
         async def pulls() -> int:
             return len(await nodes.players("o"))
 
-        # A second more than lingering takes, and half of one for a machine with other work.
-        for protocol, longest in (("rtmp", 3.0), ("flv", 3.0), ("hls", 3.0 + 3.0 + 1.0)):
+        # A second more than lingering takes, and twice that for a machine with other work.
+        for protocol, longest in (("rtmp", 5.0), ("flv", 5.0), ("hls", 11.0)):
             if protocol == "rtmp":
                 watching = [await edge.play("live/cam") for _ in range(4)]  # on both workers
                 for viewer in watching:
@@ -115,9 +117,8 @@ async def test_a_pull_ends_soon_after_the_last_viewer(tmp_path: Path, workers: i
             async def ended() -> bool:
                 return not await pulls()
 
-            await eventually(ended)
+            await eventually(ended, longest)
             print(f"{protocol}, {workers} workers: the pull ended after {monotonic() - left:.2f} s")
-            assert monotonic() - left < longest
 
 
 @MISSING

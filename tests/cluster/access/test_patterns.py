@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_no_pattern_is_expensive() -> None:
     """Out of a token it may be meant to be."""
     text = "/".join(["*a"] * (MAX_PATTERN // 3 - 1) + ["**"])
     assert len(text) <= MAX_PATTERN
-    started = perf_counter()
+    started = process_time()
     assert not matches(text, "/".join(["aaa"] * 64))
     assert not matches("**/" + "/".join(["*a"] * 80), "/".join(["a"] * 128) + "/b")
-    assert perf_counter() - started < 0.5
+    assert process_time() - started < 5  # it would be years

@@ -16,12 +16,12 @@ from tests.cluster.running import running
 async def test_no_more_than_so_many() -> None:
     limiter, since = RateLimiter(50), monotonic()
     await asyncio.gather(*(limiter.turn() for _ in range(60)))
-    assert 0.19 < monotonic() - since < 2  # a second's worth at once, and ten more
+    assert monotonic() - since > 0.19  # a second's worth at once, and ten more
 
 
 async def test_any_number() -> None:
     limiter = RateLimiter(0)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await asyncio.gather(*(limiter.turn() for _ in range(10_000)))
 
 
@@ -35,7 +35,7 @@ async def test_who_gives_up_costs_the_others_nothing() -> None:
     for each in waiting[:-1]:
         each.cancel()
     await waiting[-1]
-    assert monotonic() - since < 1
+    assert monotonic() - since < 2.5  # of the five that all of them would have taken
 
 
 async def test_questions_beyond_it_wait_and_then_fail(back_end: BackEnd) -> None:

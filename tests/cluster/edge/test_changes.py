@@ -8,6 +8,7 @@ from time import monotonic
 
 import pytest
 
+from cluster.edge.pull import HUNG_SECONDS
 from pyrtmp import Server
 from tests.cluster.edge.nodes import GOP, Edge, Nodes, Source, address, brief, coded, ended, plays, time_goes_on
 from tests.pyrtmp.aio.net import Peer, eventually
@@ -106,7 +107,7 @@ async def test_an_upstream_dies_and_another_one_has_a_copy(nodes: Nodes) -> None
         for player in players:
             await same(player, source)
     print(f"to another copy, with closing the origin: {1000 * worst:.0f} ms")
-    assert worst < 1
+    assert worst < HUNG_SECONDS, "a connection that ends says more than one that is silent"
     assert edge.pulls.failures >= 2
     assert edge.server.hub.live()[0].lineage == "L"
 
@@ -143,10 +144,9 @@ async def test_an_upstream_falls_silent(nodes: Nodes, copy: bool) -> None:
     # From now on nothing comes from the first one; its connection stays.
     silent = monotonic()
     sending = asyncio.ensure_future(other.pictures(400, 0.02))
-    await changed(edge, 1)
+    await changed(edge, 1, 4 * HUNG_SECONDS)
     took = monotonic() - silent
     print(f"from a silent upstream to {'a copy' if copy else 'another stream'}: {took:.2f} s")
-    assert took < 3.5
     await player.until(lambda: player.numbers()[-1] > 2 * GOP + 130)
     sending.cancel()
     await asyncio.wait((sending,))

@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cluster.config import load
+from cluster.edge.pull import HUNG_SECONDS
 from cluster.edge.upstreams import Upstream
 from cluster.flv import FlvReader
 from cluster.node import Node
@@ -47,8 +48,8 @@ def viewers(server: Server) -> int:
     return sum(client.protocol == "flv" for client in server.clients.values())
 
 
-async def changed(edge: Edge, times: int) -> None:
-    await eventually(lambda: [facts.changes for facts in edge.pulls.facts(0)] == [times])
+async def changed(edge: Edge, times: int, timeout: float = 5.0) -> None:
+    await eventually(lambda: [facts.changes for facts in edge.pulls.facts(0)] == [times], timeout)
 
 
 async def whole(player: Peer, newest: int) -> None:
@@ -97,7 +98,7 @@ async def test_an_upstream_dies_and_another_one_has_a_copy(nodes: Nodes, back: b
     lost = monotonic()
     await origins[0].close()
     await changed(edge, 1)
-    assert monotonic() - lost < 0.5
+    assert monotonic() - lost < HUNG_SECONDS
     await sending
     for player in players:
         await whole(player, source.number - 1)
@@ -118,9 +119,7 @@ async def test_an_upstream_falls_silent(nodes: Nodes) -> None:
     player = await nodes.watch(edge)
     source = await nodes.source(origin)
     sending = asyncio.ensure_future(source.pictures(400, 0.02))
-    began = monotonic()
-    await changed(edge, 1)
-    assert monotonic() - began < 3.5
+    await changed(edge, 1, 4 * HUNG_SECONDS)
     await player.until(lambda: len(player.numbers()) > 2 * GOP)
     sending.cancel()
     await asyncio.wait((sending,))
@@ -143,12 +142,12 @@ async def test_the_stream_ends_at_the_origin(nodes: Nodes) -> None:
 async def test_nobody_has_it(nodes: Nodes) -> None:
     """The origin says so at once, however long it would have its own viewers wait."""
     origin = await nodes.origin()
-    edge = await nodes.edge(await nodes.http(origin), stream=StreamSettings(play_wait_seconds=0.5))
+    edge = await nodes.edge(await nodes.http(origin), stream=StreamSettings(play_wait_seconds=2.0))
     with capture_logs() as logs:
         player = await nodes.peer(edge.server)
         await player.play()
-        await eventually(lambda: any(line["event"] == "not_found" for line in logs), 0.4)
-        await player.until_code("NetStream.Play.StreamNotFound", 2)
+        await eventually(lambda: any(line["event"] == "not_found" for line in logs), 1.8)
+        await player.until_code("NetStream.Play.StreamNotFound")
         await ended(edge)
     assert not edge.upstreams._failed and not len(origin.hub)
     # And when it comes, it is found.

@@ -103,6 +103,7 @@ BAD: dict[str, Misbehave] = {
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 async def test_the_next_one_is_used(nodes: Nodes, monkeypatch: pytest.MonkeyPatch, bad: Misbehave) -> None:
     """And the bad one is let go, within its deadlines also where there is no other."""
+    usual = attempt.CONNECT_SECONDS
     monkeypatch.setattr(attempt, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(attempt, "PLAY_SECONDS", 0.2)
     fake = await nodes.fake("accept", bad)
@@ -115,11 +116,11 @@ async def test_the_next_one_is_used(nodes: Nodes, monkeypatch: pytest.MonkeyPatc
     lonely = await nodes.peer(alone.server)
     await lonely.play()
     player = await nodes.watch(edge)
-    assert monotonic() - asked < 1
+    assert monotonic() - asked < usual
     assert player.numbers()[0] == 0
     # Every connection is over when its time is: then there is another.
     before = fake.connections
-    await eventually(lambda: fake.connections > before, 3)
+    await eventually(lambda: fake.connections > before)
     assert fake.open <= 1
     assert not alone.server.hub.live() and not lonely.numbers()
     lonely.sock.close()
@@ -133,7 +134,7 @@ async def test_what_is_too_long_is_known_before_it_comes(nodes: Nodes) -> None:
     with capture_logs() as logs:
         player = await nodes.peer(edge.server)
         await player.play()
-        await eventually(lambda: any(line["event"] == "upstream_failed" for line in logs), 2)
+        await eventually(lambda: any(line["event"] == "upstream_failed" for line in logs))
     (error,) = [line["error"] for line in logs if line["event"] == "upstream_failed"]
     assert error == f"an FLV tag of {0xFFFFFF} bytes is too long"
 
@@ -149,7 +150,7 @@ async def test_one_that_stalls_after_it_was_chosen_is_let_go(
     edge = await nodes.edge(over_http(fake))
     with capture_logs() as logs:
         player = await nodes.watch(edge)
-        await eventually(lambda: fake.connections > 1, 2)
+        await eventually(lambda: fake.connections > 1)
     assert next(line["error"] for line in logs if line["event"] == "upstream_lost") == "no answer in time"
     assert not player.closed
 

@@ -171,9 +171,9 @@ async def test_nobody_has_it(nodes: Nodes, path: str) -> None:
     async with serving(edge, wait_seconds=0.4) as site:
         asked = monotonic()
         status, _ = await site.get(path)
-        assert status == 404 and 0.3 < monotonic() - asked < 1.5
+        assert status == 404 and monotonic() - asked > 0.3
         # Nothing is kept of it, and nobody looks for it any longer.
-        await ended(edge, 1.0)
+        await ended(edge)
         await eventually(lambda: not len(edge.server.hub) and not len(site.site.hls))
         assert not plays(origin)
 
@@ -195,8 +195,8 @@ async def test_hls_is_fetched_while_somebody_asks(nodes: Nodes, clip: Path) -> N
             assert (await site.get("/live/clip.m3u8"))[0] == 200
         assert plays(origin) == 1 and origin.counters.plays["rtmp"] == 1
         left = monotonic()
-        await eventually(lambda: not plays(origin))
-        assert 1.0 < monotonic() - left < 1.5 + 1.0 + 0.2 + 1.0
+        await eventually(lambda: not plays(origin), 10)
+        assert monotonic() - left > 1.0
         await ended(edge)
         # And from the beginning.
         assert (await site.get("/live/clip.m3u8"))[0] == 200

@@ -101,7 +101,7 @@ async def test_it_ends_when_nobody_has_watched_for_a_while(nodes: Nodes, linger:
     player.sock.close()
     left = monotonic()
     await eventually(lambda: not plays(origin))
-    assert linger <= monotonic() - left < linger + 1
+    assert linger <= monotonic() - left
     await ended(edge)
     assert not len(edge.server.hub)
     await asyncio.sleep(0.6)
@@ -110,12 +110,12 @@ async def test_it_ends_when_nobody_has_watched_for_a_while(nodes: Nodes, linger:
 
 async def test_nobody_asks_for_nobody(nodes: Nodes) -> None:
     fake = await nodes.fake("connect")
-    edge = await nodes.edge(fake, linger=5)
+    edge = await nodes.edge(fake, linger=60)
     player = await nodes.peer(edge.server)
     await player.play()
     await eventually(lambda: fake.connections >= 2)
     player.sock.close()
-    await ended(edge, 1)  # it has nothing to linger with
+    await ended(edge)  # it has nothing to linger with
     asked = fake.connections
     await asyncio.sleep(0.8)
     assert fake.connections == asked
@@ -159,7 +159,7 @@ async def test_the_last_of_four_origins_has_it(nodes: Nodes, record_property: An
     await player.until(player.numbers)
     took = monotonic() - started
     print(f"first frame from the last of four origins: {1000 * took:.1f} ms")
-    assert took < 1
+    assert took < attempt.CONNECT_SECONDS
 
 
 async def test_those_before_it_do_not_answer(nodes: Nodes) -> None:
@@ -172,7 +172,7 @@ async def test_those_before_it_do_not_answer(nodes: Nodes) -> None:
     await nodes.watch(edge)
     took = monotonic() - started
     print(f"first frame behind two that do not answer and two that are not there: {1000 * took:.1f} ms")
-    assert took < 1.5
+    assert took < 2 * attempt.CONNECT_SECONDS, "they are not waited for one after the other"
     # Those that could not be reached are asked last from now on.
     found = await edge.upstreams.find(CAM)
     assert found.index(address(origin)) < 3
@@ -183,10 +183,8 @@ async def test_a_stream_nobody_has(nodes: Nodes) -> None:
     edge = await nodes.edge(nodes.unreachable(), *origins, stream=StreamSettings(play_wait_seconds=0.5))
     with capture_logs() as logs:
         player = await nodes.peer(edge.server)
-        started = monotonic()
         await player.play()
-        await player.until_code("NetStream.Play.StreamNotFound", 2)
-        assert monotonic() - started < 1.5
+        await player.until_code("NetStream.Play.StreamNotFound")
         await ended(edge)
     assert not len(edge.server.hub) and not any(map(plays, origins))
     assert [line["event"] for line in logs].count("not_found") == 1
@@ -258,9 +256,7 @@ async def test_the_stream_ends_at_the_origin(nodes: Nodes) -> None:
     await source.pictures(1)
     player = await nodes.watch(edge)
     await source.close()
-    left = monotonic()
     await player.until_code("NetStream.Play.UnpublishNotify")
-    assert monotonic() - left < 2.0
     # It went as it should: nobody holds that against the origin.
     assert not edge.upstreams._failed
     player.sock.close()

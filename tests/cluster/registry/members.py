@@ -62,7 +62,7 @@ class Member:
             on_challenge=self._challenge,
             on_began=self.began.append,
             clock=clock,
-            **{"alive_seconds": 0.3, **options},
+            **{"alive_seconds": 1.0, **options},
         )
 
     async def _challenge(self, key: StreamKey) -> bool:

@@ -83,7 +83,7 @@ async def test_who_publishes_first_owns_the_stream(make: Make) -> None:
 async def test_a_publisher_that_lets_go(make: Make) -> None:
     a, b = await started(make, "a", "b")
     await a.claim()
-    a.yields, a.delay = True, 0.5  # longer than it takes to be thought dead
+    a.yields, a.delay = True, 1.2  # longer than it takes to be thought dead
     lease = await b.claim()
     assert (lease.node, lease.epoch) == ("b", 2)
     assert a.challenged == [CAM] and a.keeper.lease(CAM) is None and a.lost == []
@@ -116,7 +116,7 @@ async def test_a_node_that_hangs_loses_the_stream_when_another_wants_it(make: Ma
     a.hang()
     begun = monotonic()
     lease = await b.claim()
-    assert lease.epoch == 2 and 0.25 < monotonic() - begun < 1.5
+    assert lease.epoch == 2 and 0.9 < monotonic() - begun < 9, "before the lease ends"
     assert a.keeper.lease(CAM) is not None and a.lost == []
     await a.wake()
     a.keeper.on_back()
@@ -130,7 +130,7 @@ async def test_a_node_that_is_gone_loses_the_stream_at_once(make: Make) -> None:
     await a.claim()
     a.hang()
     await b.registry.drop_node("a")
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(9):
         assert (await b.claim()).epoch == 2
 
 
@@ -145,7 +145,7 @@ async def test_a_node_that_was_started_again_has_not_what_it_had_before(make: Ma
     again.keeper.touch()
     await eventually(lambda: any(each.boot == "another" for each in b.keeper.nodes()))
     assert await b.keeper.locate(CAM) == Location()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(9):
         assert (await b.claim()).epoch == 2
         assert (await again.claim(OTHER)).epoch == 2
 
@@ -183,9 +183,8 @@ async def test_nobody_is_taken_over_by_who_hears_nothing(make: Make) -> None:
     a, b = await started(make, "a", "b")
     lease = await a.claim()
     b.registry.listeners.clear()
-    begun = monotonic()
-    assert await taken(b) == lease
-    assert monotonic() - begun < 2
+    async with asyncio.timeout(9):
+        assert await taken(b) == lease
     assert (await b.keeper.locate(CAM)).owner == lease
 
 
@@ -201,7 +200,7 @@ async def test_a_client_that_goes_while_it_claims_leaves_nothing_behind(make: Ma
         if task.cancelled():
             assert a.keeper.lease(CAM) is None
         await a.keeper.release(CAM)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(9):
         await b.claim()
     assert a.challenged == []
 
@@ -271,24 +270,24 @@ async def test_who_stood_still_learns_that_the_stream_is_anothers(make: Make) ->
 
 async def test_who_stood_still_but_lost_nothing_is_trusted_when_the_registry_says_so(make: Make) -> None:
     clock = Clock()
-    (a,) = await started(make, "a", clock=clock)
+    (a,) = await started(make, "a", clock=clock, lease_seconds=60.0)
     lease = await a.claim()
-    clock.ahead += 5.0
+    clock.ahead += 30.0
     assert not a.keeper.fenced(CAM)
-    clock.ahead += 10.0
+    clock.ahead += 40.0
     assert a.keeper.fenced(CAM)
-    await eventually(lambda: not a.keeper.fenced(CAM), 2)
+    await eventually(lambda: not a.keeper.fenced(CAM))
     assert a.keeper.lease(CAM) == lease and a.lost == []
 
 
 async def test_the_loop_finds_out_by_itself(make: Make) -> None:
     clock = Clock()
-    (a,) = await started(make, "a", clock=clock)
+    (a,) = await started(make, "a", clock=clock, lease_seconds=60.0)
     await a.claim()
     held = a.keeper._held[CAM]
-    clock.ahead += 15.0
+    clock.ahead += 70.0
     before = held.confirmed
-    await eventually(lambda: held.confirmed > before + 14, 2)
+    await eventually(lambda: held.confirmed > before + 69)
     assert not a.keeper.fenced(CAM)
 
 
@@ -307,17 +306,21 @@ async def test_copies_come_and_go(make: Make) -> None:
     assert (await b.registry.lookup(CAM)).copies == ()
 
 
-async def test_nodes_are_seen_and_leave(make: Make) -> None:
+async def test_nodes_are_seen_and_leave(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.registry.keeper.HEARTBEAT_SECONDS", 60.0)
+    monkeypatch.setattr("cluster.registry.keeper.NODE_SECONDS", 60.0)
     a, b = await started(make, "a", "b")
     assert [each.id for each in b.keeper.nodes()] == ["a", "b"]
+    a.keeper.touch()
     await eventually(lambda: len(a.keeper.nodes()) == 2)
     a.record = replace(a.record, draining=True, stress=0.5)
     a.keeper.touch()
-    await eventually(lambda: any(each.draining for each in b.keeper.nodes()), 0.5)
+    await eventually(lambda: any(each.draining for each in b.keeper.nodes()))
     await a.claim()
     await a.keeper.hold_copy(OTHER, "x")
     await a.keeper.close()
-    await eventually(lambda: [each.id for each in b.keeper.nodes()] == ["b"], 2)
+    b.keeper.touch()
+    await eventually(lambda: [each.id for each in b.keeper.nodes()] == ["b"])
     assert await b.registry.lookup(CAM) == await b.registry.lookup(OTHER) == Location()
 
 
@@ -401,7 +404,8 @@ def moody() -> Moody:
 
 @pytest.fixture
 async def two(moody: Moody) -> AsyncIterator[tuple[Member, Member]]:
-    a, b = Member(moody, "a"), Member(moody, "b")
+    # Leases long enough that nothing here happens because it is time to renew them.
+    a, b = Member(moody, "a", lease_seconds=60.0), Member(moody, "b", lease_seconds=60.0)
     await a.keeper.start()
     await b.keeper.start()
     yield a, b
@@ -420,7 +424,7 @@ async def test_without_a_registry_everybody_may_publish(moody: Moody, two: tuple
     assert (await b.keeper.locate(CAM)) == Location()
     await a.keeper.release(OTHER)
     moody.back()
-    await eventually(lambda: b.began.count(CAM) == 1, 2)
+    await eventually(lambda: b.began.count(CAM) == 1)
     assert (await b.keeper.locate(CAM)).owner == a.keeper.lease(CAM)
     assert a.lost == b.lost == []
 
@@ -437,7 +441,7 @@ async def test_of_two_who_published_meanwhile_one_stays(
     moody.back()
     loser = two[0] if winner == "b" else two[1]
     stays = two[1] if winner == "b" else two[0]
-    await eventually(lambda: loser.lost, 2)
+    await eventually(lambda: loser.lost)
     assert loser.lost == [(CAM, stays.keeper.lease(CAM))]
     assert stays.lost == [] and stays.keeper.lease(CAM) is not None and loser.keeper.lease(CAM) is None
     assert (await loser.keeper.locate(CAM)).owner == stays.keeper.lease(CAM)
@@ -455,7 +459,7 @@ async def test_a_registry_that_is_away_ends_nothing(moody: Moody) -> None:
         await asyncio.sleep(0)
     assert a.keeper.expired() == [CAM] and a.lost == []
     moody.back()
-    await eventually(lambda: not a.keeper.expired(), 2)
+    await eventually(lambda: not a.keeper.expired())
     assert a.keeper.lease(CAM) == lease
     await a.keeper.close()
 
@@ -466,9 +470,7 @@ async def test_an_empty_registry_is_filled_again(moody: Moody, two: tuple[Member
     leases = [await a.claim(key) for key in keys]
     await b.keeper.hold_copy(CAM, "x")
     moody.forget()  # and no connection ends
-    begun = monotonic()
     await eventually(lambda: len(moody._leases.all()) == 100)
-    assert monotonic() - begun < 1.5
     assert a.keeper.leases == leases and a.lost == []
     await eventually(lambda: moody._copies.get(CAM))
     assert len(await moody.nodes()) == 2
@@ -482,7 +484,7 @@ async def test_a_registry_that_has_an_older_state(moody: Moody, two: tuple[Membe
     moody.forget()
     await moody.claim(CAM, old.offer, seconds=10, epoch=old.epoch)  # a replica that had not heard of b
     b.keeper.on_back()
-    await eventually(lambda: moody._leases.get(str(CAM)) == lease, 2)
+    await eventually(lambda: moody._leases.get(str(CAM)) == lease)
     assert b.lost == []
 
 

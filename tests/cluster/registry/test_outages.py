@@ -11,7 +11,7 @@ from time import monotonic
 
 import pytest
 
-from cluster.registry import Began, Copy, Keeper, Lease, Location, RegistryError, TakenError, connect
+from cluster.registry import Began, Copy, Keeper, Lease, Location, RegistryError, TakenError, connect, redis
 from config.ports import free_ports
 from pyrtmp.names import StreamKey
 from tests.cluster.registry.members import CAM, OTHER, Member, Tape, eventually, offer, record
@@ -97,7 +97,7 @@ async def test_a_server_that_hangs_holds_nobody_up_for_long(two: tuple[Member, M
     server.pause()
     begun = monotonic()
     granted = await asyncio.gather(*(a.claim(StreamKey("live", f"new{number}")) for number in range(20)))
-    assert monotonic() - begun < 2.6
+    assert monotonic() - begun < 2 * redis.SECONDS
     b.keeper.on_event(Began(CAM, "a", 1))
     assert (await b.keeper.locate(CAM)).owner == lease
     begun = monotonic()
@@ -112,13 +112,31 @@ async def test_a_server_that_hangs_holds_nobody_up_for_long(two: tuple[Member, M
         return_exceptions=True,
     )
     assert {type(each) for each in results} == {RegistryError}
-    assert monotonic() - begun < 2.6
+    assert monotonic() - begun < 2 * redis.SECONDS
     server.resume()
     await whole_again(a, [lease, *[a.keeper.lease(each.key) or each for each in granted]])
     assert a.lost == []
     # Each answer still belongs to its question.
     for each in a.keeper.leases:
         assert (await b.registry.lookup(each.key)).owner == a.keeper.lease(each.key)
+
+
+async def test_what_nobody_waits_for_any_more_is_not_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a server that is slow for a while would have to do all of that before it answers anybody."""
+    registry = connect(server.url)
+    await registry.open()
+    leases = [await registry.claim(key, offer("a", key), seconds=10) for key in (CAM, OTHER)]
+    assert (await registry.renew(leases, 10)).kept == leases
+    server.ask("CONFIG", "RESETSTAT")
+    server.pause()
+    monkeypatch.setattr(redis, "SECONDS", 0.1)
+    for _ in range(5):
+        with pytest.raises(RegistryError):
+            await registry.renew(leases, 10)
+    monkeypatch.undo()
+    server.resume()
+    await registry.close()  # when all that was begun has ended
+    assert server.ask("INFO", "commandstats")["cmdstat_evalsha"]["calls"] == len(leases)
 
 
 async def test_connections_that_are_killed(two: tuple[Member, Member], server: Server) -> None:
@@ -151,9 +169,7 @@ async def test_listening_begins_again(server: Server) -> None:
     assert tape.backs == 1
     server.kill()
     server.start()
-    begun = monotonic()
     await eventually(lambda: tape.backs == 2)
-    assert monotonic() - begun < 2
     server.pause()  # the connection stays open, but nothing comes
     await asyncio.sleep(3)
     server.resume()
@@ -175,7 +191,7 @@ async def test_a_server_that_was_never_there(scheme: str) -> None:
     with pytest.raises(RegistryError):
         await member.registry.nodes()
     await member.keeper.close()
-    assert monotonic() - begun < 5
+    assert monotonic() - begun < 5 * redis.SECONDS
 
 
 async def test_a_server_that_speaks_something_else() -> None:

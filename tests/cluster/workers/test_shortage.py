@@ -162,7 +162,7 @@ async def test_a_flooded_worker_does_not_slow_the_other_one(tmp_path: Path, kind
                     delays = viewer.delays(since)
                     worst = max(worst, delays[len(delays) * 95 // 100])
         print(f"{kind}: those on the other worker have 95 % of the frames within {worst * 1000:.0f} ms")
-        assert worst < 0.25
+        assert worst < 1.0
         assert not node.events("worker_hung", "worker_lost")
 
 
