@@ -32,6 +32,7 @@ from cluster.api_connection import HEADERS, ApiConnection
 from cluster.api_console import Console
 from cluster.api_explain import ExplainApi
 from cluster.api_fields import client_fields, stream_details, stream_fields, worker_fields
+from cluster.api_recordings import RecordingsApi
 from cluster.config import AccessSettings
 from cluster.doctoring import Finding
 from cluster.facts import PROTOCOLS
@@ -65,7 +66,8 @@ class Api:
     about the API, and where none is, they may do everything if ``token`` is "".  Without ``neighbours`` it knows of no
     other nodes.  Refusals are counted in ``counters``.  ``hosts`` are the names that it answers to, none: see
     ``ApiSettings.hosts``; ``local``: only this machine can reach it.  ``requests_per_minute`` are taken from one
-    address (0: any number).  ``https_port``: where viewers come in with TLS, or 0."""
+    address (0: any number).  ``https_port``: where viewers come in with TLS, or 0.  ``recordable``: whether there is a
+    place for recordings."""
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class Api:
         hosts: Collection[str] = (),
         requests_per_minute: int = 0,
         local: bool = False,
+        recordable: Callable[[], bool] = lambda: True,
     ) -> None:
         self._fleet = fleet
         self._metrics = Metrics(version=version, node=node)
@@ -96,7 +99,9 @@ class Api:
         self._neighbours = neighbours
         self._certificate = certificate
         self._https_port = https_port
+        self._recordable = recordable
         self._cluster = None if neighbours is None else ClusterApi(fleet, neighbours, self._json)
+        recordings = RecordingsApi(fleet, recordable, self._json)
         explain = ExplainApi(fleet, neighbours, self._json)
         middlewares = [self._answer_errors, self._admission.admit]
         app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=middlewares)
@@ -122,6 +127,7 @@ class Api:
                 web.post("/api/v1/restart", self._post_restart),
                 web.post("/api/v1/drain", self._post_drain),
                 *explain.routes(),
+                *recordings.routes(),
                 *(() if self._cluster is None else self._cluster.routes()),
                 *Console().routes(),
             ]
@@ -256,6 +262,7 @@ class Api:
                     "cpu_seconds": round(time.process_time() + sum(each.cpu_seconds for each in others), 2),
                     "mem_kbyte": (resident_bytes() + sum(each.now.resident_bytes for each in others)) // 1024,
                     "https_port": self._https_port(),
+                    "recordable": self._recordable(),
                 },
                 "streams": {
                     "total": sum(streams.values()),

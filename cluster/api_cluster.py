@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from cluster.api_fields import forward_fields, node_fields, pull_fields, recording_fields
+from cluster.api_fields import forward_fields, node_fields, pull_fields
 from cluster.edge.upstreams import Kind
 from cluster.fleet import Fleet
 from cluster.neighbours import Neighbours
@@ -38,7 +38,6 @@ class ClusterApi:
         return [
             web.get("/api/v1/forwards", self._get_forwards),
             web.get("/api/v1/pulls", self._get_pulls),
-            web.get("/api/v1/recordings", self._get_recordings),
             web.get("/api/v1/nodes", self._get_nodes),
             web.get("/api/v1/place", self._get_place),
         ]
@@ -68,13 +67,6 @@ class ClusterApi:
 
     async def _get_pulls(self, request: web.Request) -> web.Response:
         answer: answers.PullsAnswer = {"pulls": [pull_fields(each) for each in await self._fleet.pulls()]}
-        return self._answer(answer)
-
-    async def _get_recordings(self, request: web.Request) -> web.Response:
-        now = monotonic()
-        answer: answers.RecordingsAnswer = {
-            "recordings": [recording_fields(each, now) for each in await self._fleet.recordings()]
-        }
         return self._answer(answer)
 
     async def _get_nodes(self, request: web.Request) -> web.Response:

@@ -81,6 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("explain", _explain, "say who has a stream, where it comes from, who is served, and who was refused"),
         ("top", _top, "show how a running node and its streams are, again every second"),
         ("kick", _kick, "close a client's connection, or end a stream"),
+        ("record", _record, "write a stream to files, until its publisher leaves"),
         ("reload", _reload, "have a running node read its settings again"),
         ("restart", _restart, "have a running node replace its worker processes, one after the other"),
         ("drain", _drain, "have a running node let everybody go, and end"),
@@ -90,11 +91,13 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--api", metavar="URL", help="where the node's API is (from the settings)")
         if name == "kick":
             command.add_argument("target", metavar="ID", help="id of a client, or app/stream")
-        elif name == "explain":
+        elif name in ("explain", "record"):
             command.add_argument("stream", metavar="STREAM", help="app/stream")
         elif name == "top":
             command.add_argument("--once", action="store_true", help="once only, as where the output is no terminal")
-        if name not in ("kick", "top", "restart", "drain"):
+        if name == "record":
+            command.add_argument("--stop", action="store_true", help="do so no longer")
+        if name not in ("kick", "record", "top", "restart", "drain"):
             command.add_argument("--json", action="store_true", help="what the API answers, as it is")
 
     secret = add("secret", _secret_needs_kind, "make stream keys, secrets and signed URLs")
@@ -415,6 +418,15 @@ def _kick(arguments: argparse.Namespace) -> int:
     from cluster.remote import kick_path
 
     return _ask(arguments, kick_path(arguments.target), "DELETE", lambda answer: f"Kicked {arguments.target}.")
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    path = f"/api/v1/recordings?stream={quote(arguments.stream, errors='replace')}"
+    if arguments.stop:
+        return _ask(arguments, path, "DELETE", lambda answer: f"{arguments.stream} is no longer recorded.")
+    return _ask(arguments, path, "POST", lambda answer: f"{arguments.stream} is recorded.")
 
 
 def _reload(arguments: argparse.Namespace) -> int:

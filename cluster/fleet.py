@@ -52,6 +52,9 @@ class Fleet(Protocol):
     async def recordings(self) -> list[RecordingFacts]:
         """Streams that are written to files."""
 
+    async def record(self, app: str, name: str, on: bool) -> bool:
+        """Write a stream to files, or do so no longer, until its publisher leaves; whether there is one here."""
+
     async def explain(self, app: str, name: str) -> Explanation:
         """What there is to say of a stream beside its facts."""
 
@@ -105,6 +108,9 @@ class OneProcess:
 
     async def end_stream(self, app: str, name: str) -> bool:
         return self._engine.end_stream(app, name)
+
+    async def record(self, app: str, name: str, on: bool) -> bool:
+        return self._engine.recorder.order(StreamKey(app, name), on)
 
     async def forwards(self) -> list[ForwardFacts]:
         return self._engine.forwards()

@@ -158,7 +158,7 @@ class Lifecycle(ABC):
             fleet, node=config.node.id, version=VERSION, token=config.api.secret, neighbours=self._neighbours,
             gate=self._gate, counters=counters, certificate=lambda: self._identity, hosts=config.api.hosts,
             requests_per_minute=config.api.requests_per_minute, local=config.api.listen.is_loopback,
-            https_port=lambda: self.https_port,
+            https_port=lambda: self.https_port, recordable=lambda: self._config.record.directory is not None,
         )
         tls = self._tls.api if self._tls is not None and config.api.tls else None
         await open_listener("api.listen", config.api.listen, partial(self._api.start, tls=tls))

@@ -1,5 +1,5 @@
-"""Asking a running node: ``pyrtmp status``, ``streams``, ``explain``, ``top``, ``kick``, ``reload``, ``restart`` and
-``drain`` are requests to its API."""
+"""Asking a running node: ``pyrtmp status``, ``streams``, ``explain``, ``top``, ``kick``, ``record``, ``reload``,
+``restart`` and ``drain`` are requests to its API."""
 
 from __future__ import annotations
 

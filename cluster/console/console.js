@@ -35,9 +35,15 @@ const tiles = new Rows($("tiles"), {
   update: (tile, [, text]) => setText(tile.lastChild, text),
 });
 
-const streams = new Streams($("streams"), (id) =>
-  order(`End ${id}?`, "Its publisher and its viewers are disconnected. The publisher may come back.", "End stream", `api/v1/streams/${pathOf(id)}`, "DELETE", `${id} was ended.`),
-);
+const streams = new Streams($("streams"), {
+  end: (id) =>
+    order(`End ${id}?`, "Its publisher and its viewers are disconnected. The publisher may come back.", "End stream", `api/v1/streams/${pathOf(id)}`, "DELETE", `${id} was ended.`),
+  record: (id, on) =>
+    on
+      ? order(`Record ${id}?`, "It is written to a file from its newest key frame on, until its publisher leaves.", "Record", recordingOf(id), "POST", `${id} is recorded.`)
+      : order(`Stop recording ${id}?`, "The file is completed. Until its publisher leaves there is no other one.", "Stop recording", recordingOf(id), "DELETE", `${id} is no longer recorded.`),
+});
+const recordingOf = (id) => `api/v1/recordings?stream=${encodeURIComponent(id)}`;
 
 const clients = new Table(
   $("clients"),
@@ -265,7 +271,7 @@ function showLists() {
     workers: data.workers,
   };
   const all = { ...known, nodes: data.cluster?.nodes ?? [], workers: data.workers };
-  streams.show(shown.streams, { ...known, watch });
+  streams.show(shown.streams, { ...known, watch, recordable: data.self.recordable });
   clients.show(shown.clients);
   forwards.show(shown.forwards);
   pulls.show(shown.pulls);

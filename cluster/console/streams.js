@@ -10,11 +10,11 @@ export class Streams {
   #rows;
   #parts = new Map(); // stream id -> its elements
   #charts = new Map(); // stream id -> its series
-  #end;
+  #orders;
 
-  /** `end(id)`: the operator wants to end a stream. */
-  constructor(parent, end) {
-    this.#end = end;
+  /** `orders`, what the operator wants: `{ end(id), record(id, on) }`. */
+  constructor(parent, orders) {
+    this.#orders = orders;
     this.#rows = new Rows(parent, {
       keyOf: (stream) => stream.id,
       create: (stream) => this.#create(stream),
@@ -34,7 +34,7 @@ export class Streams {
     for (const stream of streams) this.#seriesOf(stream.id).add(time, stream.recv_kbps);
   }
 
-  /** `context`: `{ watch(id), clients, forwards, pulls, recordings }`. */
+  /** `context`: `{ watch(id), clients, forwards, pulls, recordings, recordable }`. */
   show(streams, context) {
     this.context = context;
     this.#rows.show(streams);
@@ -98,13 +98,16 @@ export class Streams {
     const end = make("button", "danger", "End stream");
     end.type = "button";
     end.setAttribute("aria-label", plain(`End stream ${id}`));
-    end.addEventListener("click", () => this.#end(id));
-    actions.append(watch, end);
+    end.addEventListener("click", () => this.#orders.end(id));
+    const record = make("button", "", "Record");
+    record.type = "button";
+    record.addEventListener("click", () => this.#orders.record(id, !this.#recordingOf(id)));
+    actions.append(watch, record, end);
     body.append(figure, doctor, list, actions);
     details.append(summary, body);
     item.append(details);
     this.#parts.set(id, {
-      details, facts, small, now, viewers, health, large, pairs, doctor, good, watch,
+      details, facts, small, now, viewers, health, large, pairs, doctor, good, watch, record,
       findings: new Rows(findings, { keyOf: (finding) => finding.id, create: makeFinding, update: showFinding }),
     });
     return item;
@@ -128,7 +131,15 @@ export class Streams {
     parts.watch.hidden = !url;
     if (url) parts.watch.href = url;
     parts.watch.setAttribute("aria-label", plain(`Watch ${stream.id} in a new tab`));
+    const recorded = this.#recordingOf(stream.id);
+    parts.record.hidden = !live || !this.context.recordable || Boolean(stream.upstream); // what is fetched is recorded elsewhere
+    setText(parts.record, recorded ? "Stop recording" : "Record");
+    parts.record.setAttribute("aria-label", plain(`${recorded ? "Stop recording" : "Record"} ${stream.id}`));
     parts.pairs.show(this.#facts(stream).filter(([, text]) => text));
+  }
+
+  #recordingOf(id) {
+    return this.context.recordings.find((recording) => recording.stream === id);
   }
 
   #facts(stream) {

@@ -84,6 +84,8 @@ class Process(TypedDict):
     """Resident memory, KiB."""
     https_port: int
     """Where viewers come by HTTPS; 0 where they cannot."""
+    recordable: bool
+    """Whether there is a place for recordings."""
 
 
 class StreamCount(TypedDict):

@@ -57,6 +57,7 @@ _PLACED = (
 _NO_STREAM = ((404, "there is no such stream"),)
 _NO_CLIENT = ((404, "there is no such client"),)
 _BAD_QUERY = ((400, "the query is wrong"),)
+_NOT_HERE = ((404, "nobody publishes such a stream to this node"),)
 _BODY = ((415, "there is no Content-Type: application/json, which keeps web pages from asking this"),)
 
 OPERATIONS: Final = (
@@ -86,6 +87,14 @@ OPERATIONS: Final = (
     Operation("get", "/api/v1/forwards", "What is passed on to other servers", answers.ForwardsAnswer),
     Operation("get", "/api/v1/pulls", "What is fetched from other nodes", answers.PullsAnswer),
     Operation("get", "/api/v1/recordings", "What is written to files", answers.RecordingsAnswer),
+    Operation(
+        "post", "/api/v1/recordings", "Write a stream to files, until its publisher leaves", answers.Done, (_STREAM,),
+        (*_BAD_QUERY, *_NOT_HERE, *_BODY, (409, "there is no place for files")),
+    ),
+    Operation(
+        "delete", "/api/v1/recordings", "Write a stream to files no longer, until its publisher leaves", answers.Done,
+        (_STREAM,), (*_BAD_QUERY, *_NOT_HERE),
+    ),
     Operation("get", "/api/v1/nodes", "The nodes that the registry knows", answers.NodesAnswer),
     Operation(
         "get", "/api/v1/explain", "Who has a stream, who fetches it, who was refused", answers.ExplainAnswer,

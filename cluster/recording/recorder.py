@@ -75,6 +75,8 @@ class Recorder:
         self._naming = Naming(settings.path)
         self._recorded = recorded
         self._recordings: dict[Stream, Recording] = {}
+        self._ordered: dict[Stream, tuple[int, bool]] = {}
+        """By operators: for which publisher of a stream, and whether it is to be recorded."""
         self._unfinished: set[asyncio.Task[None]] = set()
         self._tidies = tidies
         self._tidying: asyncio.Task[None] | None = None
@@ -114,6 +116,20 @@ class Recorder:
         if self._unfinished:
             await asyncio.wait(self._unfinished, timeout=_CLOSE_SECONDS)
 
+    def order(self, key: StreamKey, on: bool) -> bool:
+        """Record a stream, or do so no longer, whatever the settings say, until its publisher leaves; whether it has
+        one here.  To record needs a directory."""
+        stream = self._hub.find(*key)
+        if stream is None or not stream.held or stream.pulled or (on and self.settings.directory is None):
+            return False
+        self._ordered[stream] = (stream.sessions, on)
+        self.journal.info("recording_ordered", stream=str(key), on=on)
+        if on:
+            self.stream_started(stream)
+        else:
+            self._end(stream)
+        return True
+
     def facts(self) -> list[RecordingFacts]:
         """Every recording."""
         return [recording.facts for recording in self._recordings.values()]
@@ -128,6 +144,7 @@ class Recorder:
 
     def stream_ended(self, stream: Stream) -> None:
         """Its publisher left before."""
+        self._ordered.pop(stream, None)
         self._end(stream)
 
     # cluster.recording.recording.Means
@@ -155,6 +172,9 @@ class Recorder:
         return Path(self.settings.directory)
 
     def _wants(self, stream: Stream) -> bool:
+        session, on = self._ordered.get(stream, (0, False))
+        if session == stream.sessions:
+            return on and self.settings.directory is not None
         name = str(stream.key)
         return stream.held and not stream.pulled and any(matches(each, name) for each in self.settings.streams)
 
@@ -208,7 +228,7 @@ class Recorder:
         loop = asyncio.get_running_loop()
         while True:
             settings = self.settings
-            if settings.streams:
+            if settings.directory is not None:
                 directory, naming = self._directory, self._naming
                 for key, part in await loop.run_in_executor(None, _left_behind, directory, naming):
                     await self._finish(key, part, None)

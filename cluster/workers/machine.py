@@ -114,6 +114,9 @@ class Machine:
         lists = await self._entries(PULLS, "pulls")
         return sorted((each for some in lists for each in some), key=lambda each: each.key)
 
+    async def record(self, app: str, name: str, on: bool) -> bool:
+        return await self._any("record", app, name, "on" if on else "off")
+
     async def recordings(self) -> list[RecordingFacts]:
         lists = await self._entries(RECORDINGS, "recordings")
         return sorted((each for some in lists for each in some), key=lambda each: each.stream)

@@ -25,7 +25,7 @@ Time = Annotated[int, Field(ge=-(1 << 62), le=1 << 62)]
 
 Question = Literal[
     "numbers", "streams", "stream", "clients", "client", "forwards", "pulls", "kick", "end", "challenge", "lose",
-    "time", "page", "resolve", "elsewhere", "explain", "recordings",
+    "time", "page", "resolve", "elsewhere", "explain", "recordings", "record",
 ]
 """What can be asked."""
 

@@ -218,6 +218,8 @@ class Worker:
                 return True, PULLS.to_json(engine.pulled())
             case "recordings", []:
                 return True, RECORDINGS.to_json(engine.recordings())
+            case "record", [app, name, order]:
+                return engine.recorder.order(StreamKey(app, name), order == "on"), b""
             case "explain", [app, name]:
                 return True, EXPLANATIONS.to_json([engine.explain(StreamKey(app, name))])
             case "kick", [id]:

@@ -12,7 +12,7 @@ from cluster.config import load
 from cluster.node import Node
 from tests.cluster.registry.servers import MISSING
 from tests.cluster.topologies import cluster
-from tests.cluster.workers.real_node import FPS, eventually, real_node
+from tests.cluster.workers.real_node import FPS, eventually
 
 HERE = ["rtmp.listen=127.0.0.1:0", "http.listen=127.0.0.1:0", "api.listen=127.0.0.1:0", "node.workers=0", "node.id=n"]
 
@@ -28,7 +28,7 @@ async def test_a_node_alone() -> None:
             [own] = answer["nodes"]
             assert (own["id"], own["role"], own["draining"]) == ("n", "origin", False)
             assert own["rtmp"] == str(node.rtmp_address)
-            for path in ("forwards", "pulls", "recordings"):
+            for path in ("forwards", "pulls"):
                 async with http.get(f"/api/v1/{path}") as response:
                     assert (await response.json())[path] == []
             for kind in ("publish", "play"):
@@ -157,50 +157,3 @@ async def test_what_workers_fetch_and_pass_on(tmp_path: Path, workers: int) -> N
         assert failed[0]["error"] and failed[0]["state"] in ("waiting", "connecting")
         summary = (await edge.get("/api/v1/summaries"))["data"]["cluster"]
         assert summary["pulls"] == 3 and [each["id"] for each in summary["nodes"]] == ["e", "o"]
-
-
-async def test_what_workers_record(tmp_path: Path) -> None:
-    files = tmp_path / "files"
-    settings = ["record.streams=live/*", f"record.directory={files}", "record.format=flv"]
-    async with real_node(tmp_path / "node", *settings, workers=2) as node:
-        for key in ("live/a", "live/b", "other/cam"):
-            await node.publish(key)
-
-        async def listed(state: str) -> bool:
-            found = (await node.get("/api/v1/recordings"))["recordings"]
-            return [(each["stream"], each["state"]) for each in found] == [("live/a", state), ("live/b", state)]
-
-        await eventually(lambda: listed("recording"))
-        [first, _] = (await node.get("/api/v1/recordings"))["recordings"]
-        assert first["bytes"] > 0 and first["seconds"] >= 0 and Path(first["file"]).is_relative_to(files)
-        assert (first["files"], first["dropped"], first["error"]) == (0, 0, "")
-        [told] = (await node.get("/api/v1/explain?stream=live/a"))["explain"]["recordings"]
-        assert (told["stream"], told["file"]) == ("live/a", first["file"])
-        assert (await node.get("/api/v1/explain?stream=other/cam"))["explain"]["recordings"] == []
-        await node.leave()
-
-        async def complete() -> bool:
-            metrics = await node.metrics()
-            return metrics["pyrtmp_recorded_files_total"] == 2 and metrics['pyrtmp_recordings{state="recording"}'] == 0
-
-        await eventually(complete)
-        assert (await node.metrics())["pyrtmp_recorded_bytes_total"] >= sum(
-            path.stat().st_size for path in files.rglob("*.flv")
-        )
-        summary = (await node.get("/api/v1/summaries"))["data"]["cluster"]
-        assert (summary["recordings"], summary["recorded_files"], summary["recording_failures"]) == ({}, 2, 0)
-
-
-async def test_what_cannot_be_recorded(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    settings = ["record.streams=live/*", f"record.directory={tmp_path / 'file' / 'recordings'}"]
-    async with real_node(tmp_path / "node", *settings, workers=0) as node:
-        await node.publish("live/cam")
-
-        async def fails() -> bool:
-            return (await node.metrics())["pyrtmp_recording_failures_total"] > 0
-
-        await eventually(fails)
-        [waiting] = (await node.get("/api/v1/recordings"))["recordings"]
-        assert (waiting["state"], waiting["files"]) == ("waiting", 0) and "Not a directory" in waiting["error"]
-        assert (await node.metrics())['pyrtmp_recordings{state="waiting"}'] == 1

@@ -192,6 +192,11 @@ def test_a_running_node(running: Running, clip: Path, capsys: pytest.CaptureFixt
     assert cli.main(["top", "--once", "--api", running.api]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("live/cam")
 
+    assert cli.main(["record", "live/cam", "--api", running.api]) == 1
+    assert capsys.readouterr().err == "pyrtmp: there is no place for files; set record.directory\n"
+    assert cli.main(["record", "live/cam", "--stop", "--api", running.api]) == 0
+    assert capsys.readouterr().out == "live/cam is no longer recorded.\n"
+
     assert cli.main(["kick", "live/cam", "--api", running.api]) == 0
     assert capsys.readouterr().out == "Kicked live/cam.\n"
     _, err = publishing.communicate(timeout=10)

@@ -180,6 +180,13 @@ async def test_what_is_recorded(browser: Browser, tmp_path: Path) -> None:
         await page.evaluate("document.querySelector('.stream details').open = true")
         await page.until("document.querySelector('.facts-list').innerText.includes('Recorded')", timeout=5)
         assert await complaints(page) == []
+        button = "[...document.querySelectorAll('.stream button')].find((each) => /ecord/.test(each.textContent))"
+        for before, after in (("Stop recording", "Record"), ("Record", "Stop recording")):
+            assert await page.evaluate(f"{button}.textContent") == before
+            await page.evaluate(f"{button}.click()")
+            await confirm(page)
+            await page.until(f"{button}.textContent === {after!r}", timeout=5)
+        assert len(list((tmp_path / "files").rglob("*.flv"))) == 1
         assert page.faults == []
 
 

@@ -11,11 +11,14 @@ import aiohttp
 import pytest
 
 from cluster.api import Api
+from cluster.config import load
 from cluster.facts import PROTOCOLS
 from cluster.node import Node
 from cluster.openapi import OPERATIONS, PATH, document, reference
 from pyrtmp.aio.client import Client
+from tests.cluster.conftest import HERE
 from tests.cluster.openapi.checking import faults
+from tests.cluster.running import running
 from tests.cluster.topologies import cluster
 from tests.cluster.workers.real_node import RealNode, eventually
 
@@ -87,7 +90,7 @@ async def test_it_is_served(node: Node) -> None:
         assert await Asker(http)("get", PATH) == json.loads(FILE.read_text())
 
 
-async def test_one_process_answers_as_it_says(node: Node, live: str) -> None:
+async def test_one_process_answers_as_it_says(node: Node, live: str, tmp_path: Path) -> None:
     async with (
         aiohttp.ClientSession(f"http://{node.api_address}") as http, await Client.connect(live) as viewer
     ):  # fmt: skip
@@ -114,6 +117,9 @@ async def test_one_process_answers_as_it_says(node: Node, live: str) -> None:
             await ask("get", path, status=400)
         await ask("post", "/api/v1/reload", status=409)
         await ask("post", "/api/v1/restart", status=409)
+        await ask("post", "/api/v1/recordings", query="?stream=live/clip", status=409)
+        for query, status in (("?stream=live/clip", 200), ("?stream=live/none", 404), ("", 400)):
+            await ask("delete", "/api/v1/recordings", query=query, status=status)
         await ask("delete", "/api/v1/clients/{id}", id=client["id"])
         await ask("delete", "/api/v1/streams/{app}/{name}", app="live", name="clip")
         for method in ("get", "delete"):
@@ -124,6 +130,18 @@ async def test_one_process_answers_as_it_says(node: Node, live: str) -> None:
         await node.drain()
         await ask("get", "/readyz", status=503)
         await ask("get", "/api/v1/place", query="?stream=live/clip", status=503)
+    async with (
+        running(load(None, [*HERE, f"record.directory={tmp_path}"], {})) as place,
+        aiohttp.ClientSession(f"http://{place.api_address}") as http,
+        await Client.connect(f"rtmp://{place.rtmp_address}/live/cam") as publisher,
+    ):
+        await publisher.publish()
+        other = Asker(http)
+        for query, status in (("?stream=live/cam", 200), ("?stream=live/none", 404), ("", 400)):
+            await other("post", "/api/v1/recordings", query=query, status=status)
+        [recording] = (await other("get", "/api/v1/recordings"))["recordings"]
+        assert recording["state"] == "starting"
+        ask.asked |= other.asked
     assert {(method, path) for method, path, _ in ask.asked} == {(each.method, each.path) for each in OPERATIONS}
     for each in OPERATIONS:
         for status, _ in each.errors:

@@ -82,6 +82,29 @@ async def test_one_that_is_live_already(desk: Desk) -> None:
     assert recorder.facts() == [] and stream.live and not stream.wanted
 
 
+async def test_orders_count_for_one_publisher(desk: Desk) -> None:
+    recorder = desk.recorder()
+    assert not recorder.order(KEY, True)
+    stream = desk.publish()
+    other = desk.publish(StreamKey("other", "cam"))
+    for each in (stream, other):
+        desk.push(each, [*HEADERS, *pictures(0, 7)])
+    assert recorder.order(KEY, False) and numbers(await desk.file()) == list(range(7))
+    assert recorder.order(other.key, True)
+    recorder.configure(replace(desk.settings, file_seconds=60.0))
+    assert [each.stream for each in recorder.facts()] == ["other/cam"]
+    for each in (stream, other):
+        desk.push(each, pictures(7, 9))
+        desk.leave(each)
+    assert numbers(await desk.file()) == [5, 6, 7, 8]
+    for key in (KEY, other.key):
+        desk.push(desk.publish(key), [*HEADERS, *pictures(0, 7)])
+    assert [each.stream for each in recorder.facts()] == ["live/cam"]
+    assert not recorder._ordered
+    recorder.configure(replace(desk.settings, streams=(), directory=None))
+    assert not recorder.order(KEY, True) and recorder.facts() == []
+
+
 async def test_long_ones_are_cut_at_key_frames(desk: Desk) -> None:
     desk.recorder(file_seconds=0.3)
     stream = desk.publish()
