@@ -63,12 +63,19 @@ async def test_orders(tmp_path: Path, workers: int) -> None:
     async with real_node(tmp_path / "node", *settings, workers=workers) as node:
 
         async def order(method: str, stream: str, status: int = 200) -> str:
-            found, answer = await node.order(method, f"/api/v1/recordings?stream={stream}")
-            assert found == status, answer
-            return str(answer.get("error", ""))
+            said: list[str] = []
 
-        async def recorded() -> list[str]:
-            return [each["stream"] for each in (await node.get("/api/v1/recordings"))["recordings"]]
+            async def answered() -> bool:  # a worker that is late is not asked
+                found, answer = await node.order(method, f"/api/v1/recordings?stream={stream}")
+                said.append(str(answer.get("error", "")))
+                return found == status
+
+            await eventually(answered)
+            return said[-1]
+
+        async def are_recorded(*streams: str) -> bool:
+            found = (await node.get("/api/v1/recordings"))["recordings"]
+            return tuple(each["stream"] for each in found) == streams
 
         async def complete(name: str, number: int) -> bool:
             return len(list((files / name).glob("*.flv"))) == number
@@ -77,26 +84,22 @@ async def test_orders(tmp_path: Path, workers: int) -> None:
         assert "a stream is app/name" in await order("POST", "cam", 400)
         cam, always = [await node.publish(key) for key in ("live/cam", "live/always")]
         await eventually(lambda: cam.sent > 5 and always.sent > 5)
-        assert await recorded() == ["live/always"]
+        await eventually(lambda: are_recorded("live/always"))
         for _ in range(2):  # once more is the same
             await order("POST", "live/cam")
-            assert await recorded() == ["live/always", "live/cam"]
+            await eventually(lambda: are_recorded("live/always", "live/cam"))
         await order("DELETE", "live/always")
-        assert await recorded() == ["live/cam"]
+        await eventually(lambda: are_recorded("live/cam"))
         # What settings say is not asked for this publisher any more.
         assert (await node.order("POST", "/api/v1/reload"))[0] == 200
-        assert await recorded() == ["live/cam"]
+        await eventually(lambda: are_recorded("live/cam"))
         await eventually(lambda: complete("live/always", 1))
         await node.leave(cam, always)
         await eventually(lambda: complete("live/cam", 1))
         # It is for the next one.
         await node.publish("live/cam")
         await node.publish("live/always")
-
-        async def again() -> bool:
-            return await recorded() == ["live/always"]
-
-        await eventually(again)
+        await eventually(lambda: are_recorded("live/always"))
 
 
 async def test_without_a_place_for_files(tmp_path: Path) -> None:
