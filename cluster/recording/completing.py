@@ -63,7 +63,7 @@ def _convert(part: PartFile, min_free: int, converter: Converter) -> Path:
     target = complete(part.path, "mp4")
     draft = target.with_name(target.name + PART)
     check_free(part.path, min_free + part.path.stat().st_size if min_free else 0)
-    converter.convert(part.path, draft)
+    converter.convert(part.path, draft, part.fileno())
     draft.rename(target)
     part.discard()
     return target

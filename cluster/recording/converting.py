@@ -34,15 +34,19 @@ class Converter:
         self.running: subprocess.Popen[str] | None = None
         self.closed = False
 
-    def convert(self, source: Path, target: Path) -> None:
-        """Write ``source`` to ``target`` as MP4.  Raises ``ConvertError``; ``target`` is not there then."""
+    def convert(self, source: Path, target: Path, lock: int) -> None:
+        """Write ``source`` to ``target`` as MP4.  Raises ``ConvertError``; ``target`` is not there then.
+
+        ``lock`` is the descriptor that holds the lock of ``source``: a process that outlives this one keeps it, so that
+        nobody else writes to ``target`` meanwhile.
+        """
         with self._lock:
             if self.closed:
                 raise ConvertError("the node ends")
             child = self.running = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, str(source), str(target)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                errors="replace", start_new_session=True,
+                errors="replace", start_new_session=True, pass_fds=(lock,),
             )  # fmt: skip
         try:
             _, said = child.communicate(timeout=_SECONDS)

@@ -66,6 +66,10 @@ class PartFile:
             return None
         return cls(path, file)
 
+    def fileno(self) -> int:
+        """Its descriptor, which has the lock."""
+        return self._file.fileno()
+
     def write(self, buffers: Sequence[bytes], min_free: int) -> None:
         """Append.  Raises ``OSError``, from then on always; what was written before stays."""
         if self._broken is not None:

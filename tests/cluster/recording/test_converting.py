@@ -3,13 +3,20 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import pytest
 
 from cluster.recording.converting import Converter, ConvertError
+from cluster.recording.partfile import PartFile
 from tests.hls.conftest import encode
+
+
+def convert(converter: Converter, source: Path, target: Path) -> None:
+    with source.open("rb") as lock:
+        converter.convert(source, target, lock.fileno())
 
 
 def frames(path: Path) -> list[tuple[str, bytes]]:
@@ -25,7 +32,7 @@ def frames(path: Path) -> list[tuple[str, bytes]]:
 def test_every_frame_is_there(tmp_path: Path, video: str, audio: str) -> None:
     source, target = tmp_path / "film.flv.part", tmp_path / "film.mp4.part"
     source.write_bytes(encode(video, audio, 3, 1, 2 if video == "libx264" else 0, 160))
-    Converter().convert(source, target)
+    convert(Converter(), source, target)
     for kind in ("video", "audio"):
         written, given = ([each for each in frames(path) if each[0] == kind] for path in (target, source))
         assert written == given
@@ -44,7 +51,7 @@ def test_what_mp4_has_no_place_for(tmp_path: Path) -> None:
             made.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
         made.mux(stream.encode())
     with pytest.raises(ConvertError) as raised:
-        Converter().convert(source, target)
+        convert(Converter(), source, target)
     assert str(raised.value) and "\n" not in str(raised.value) and "Traceback" not in str(raised.value)
     assert not target.exists()
 
@@ -54,27 +61,47 @@ def test_what_is_no_film(tmp_path: Path, data: bytes) -> None:
     source = tmp_path / "film.flv"
     source.write_bytes(data)
     with pytest.raises(ConvertError):
-        Converter().convert(source, tmp_path / "film.mp4")
+        convert(Converter(), source, tmp_path / "film.mp4")
     assert not (tmp_path / "film.mp4").exists()
 
 
-def test_a_node_that_ends_does_not_wait(tmp_path: Path) -> None:
-    source = tmp_path / "film.flv"
-    os.mkfifo(source)  # nobody ever writes to it
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[tuple[PartFile, Converter, threading.Thread]]:
+    """A conversion that lasts: of a pipe to which nobody ever writes."""
+    part = PartFile.create(tmp_path, "film")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     converter = Converter()
-    errors: list[ConvertError] = []
 
-    def convert() -> None:
-        with pytest.raises(ConvertError) as raised:
-            converter.convert(source, tmp_path / "film.mp4")
-        errors.append(raised.value)
+    def run() -> None:
+        with pytest.raises(ConvertError):
+            converter.convert(pipe, tmp_path / "film.mp4", part.fileno())
 
-    thread = threading.Thread(target=convert)
+    thread = threading.Thread(target=run)
     thread.start()
     while converter.running is None:
         time.sleep(0.01)
+    yield part, converter, thread
     converter.close()
     thread.join(20)
-    assert errors and not thread.is_alive()
+    part.close()
+
+
+def test_a_node_that_ends_does_not_wait(endless: tuple[PartFile, Converter, threading.Thread], tmp_path: Path) -> None:
+    part, converter, thread = endless
+    converter.close()
+    thread.join(20)
+    assert not thread.is_alive()
     with pytest.raises(ConvertError, match="ends"):
-        converter.convert(source, tmp_path / "film.mp4")
+        converter.convert(part.path, tmp_path / "film.mp4", part.fileno())
+
+
+def test_one_that_outlives_its_node_keeps_the_file(endless: tuple[PartFile, Converter, threading.Thread]) -> None:
+    part, converter, thread = endless
+    part.close()  # as the end of the process does
+    assert PartFile.left_behind(part.path) is None
+    converter.close()
+    thread.join(20)
+    found = PartFile.left_behind(part.path)
+    assert found is not None
+    found.close()

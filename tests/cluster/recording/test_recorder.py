@@ -191,10 +191,10 @@ async def test_too_many_at_once_stay_flv(desk: Desk, monkeypatch: pytest.MonkeyP
     busy, go = Event(), Event()
     convert = Converter.convert
 
-    def slow(converter: Converter, source: Path, target: Path) -> None:
+    def slow(converter: Converter, source: Path, target: Path, lock: int) -> None:
         busy.set()
         assert go.wait(20)
-        convert(converter, source, target)
+        convert(converter, source, target, lock)
 
     monkeypatch.setattr(Converter, "convert", slow)
     desk.recorder(format="mp4")
@@ -237,8 +237,8 @@ async def test_a_slow_disk_costs_frames_not_memory(desk: Desk, monkeypatch: pyte
     facts = recorder.facts()[0]
     assert facts.dropped > 300 and facts.bytes < 25_000
     disk.go.set()
-    await desk.until(lambda: recorder.facts()[0].state == "recording" and not recorder.disk._work_queue.qsize())  # type: ignore[attr-defined]
-    await asyncio.sleep(0)
+    (kept,) = recorder._recordings.values()
+    await desk.until(lambda: kept._take is not None and kept._take._waiting == 0)
     for n in range(202, 212):
         desk.push(stream, pictures(n, n + 1))
         await asyncio.sleep(0.01)
