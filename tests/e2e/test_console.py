@@ -137,9 +137,9 @@ async def closed(client: Client) -> None:
 
 async def test_kick_and_end(node: Node, browser: Browser) -> None:
     async with browser.open(url(node)) as page:
-        for key, rows in (("room/one", "#clients tr"), ("room/two", ".stream")):
+        for key, rows, order in (("room/one", "#clients tr", "button"), ("room/two", ".stream", "button.danger")):
             button = f"[...document.querySelectorAll('{rows}')].find((e) => e.innerText.includes('{key}'))"
-            button += ".querySelector('button')"
+            button += f".querySelector('{order}')"
             async with publishing(node, key) as client:
                 await page.until(f"document.body.innerText.includes('{key}')", timeout=10)
                 await page.evaluate("document.querySelectorAll('.stream details').forEach((each) => each.open = true)")
