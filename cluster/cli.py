@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -169,6 +170,9 @@ def _load(path: Path | None, overrides: list[str]) -> Config | None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    # Until the node obeys signals, Ctrl+C ends it: as an exception it is lost where no exception can go on, as in the
+    # finalizers that run while modules are imported.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     config = _load(arguments.config, arguments.overrides)
     if config is None:
         return WRONG

@@ -161,6 +161,26 @@ def test_nobody_there(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert out == "" and complaint in err and "Traceback" not in err
 
 
+def test_ctrl_c_is_not_lost_while_it_starts() -> None:
+    """Python ignores exceptions in finalizers, of which some run while modules are imported."""
+    code = """
+import os, signal
+from cluster import cli
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def load(*arguments):
+    Finalized()
+
+cli._load = load
+cli.main(["serve"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 def test_a_running_node(running: Running, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"{running.rtmp}/live/cam"
     publishing = subprocess.Popen(
