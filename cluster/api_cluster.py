@@ -1,6 +1,4 @@
-"""The part of the API about where streams go: what is passed on, fetched and recorded, which nodes there are, and who
-should serve.
-"""
+"""The part of the API that is about other nodes: what is passed on and fetched, who is there, and who should serve."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ def _recordings(numbers: Numbers) -> Iterator[Metric]:
     )
     yield _counter(
         "pyrtmp_recording_failures",
-        "Files that could not be begun, written to the end or put into another format.",
+        "Files that could not be begun, written to the end or completed.",
         numbers.recording_failures,
     )
 
