@@ -461,7 +461,7 @@ class Stream:
             return False
         about = type == DATA_AMF0 and payload.startswith(_ON_META_DATA)
         if (about or kind in (media.SEQUENCE_HEADER, media.METADATA)) and len(self._missed) < MAX_MISSED:
-            self._missed[type, frozenset() if about else _tracks(message)] = message
+            self._missed[type, frozenset() if about else header_tracks(message)] = message
         return True
 
     # Viewers and taps
@@ -776,9 +776,9 @@ class Stream:
                 self._has_audio = True
             if self._tracks_since is None:
                 self._tracks_since = self.last_message
-            self._keep(message, kind, _tracks(message))
+            self._keep(message, kind, header_tracks(message))
         elif kind == media.METADATA:
-            self._keep(message, kind, _tracks(message))
+            self._keep(message, kind, header_tracks(message))
         elif message.type == DATA_AMF0:
             self._on_data(message)
 
@@ -816,7 +816,7 @@ class Stream:
             self._head = {**kept, (type, kind, tracks): message}
 
 
-def _tracks(message: Message) -> frozenset[int]:
+def header_tracks(message: Message) -> frozenset[int]:
     """Whose configuration a sequence header is; 0 is the default track, and the only one outside multitrack."""
     try:
         tags: Sequence[media.VideoTag | media.AudioTag]

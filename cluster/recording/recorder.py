@@ -113,8 +113,10 @@ class Recorder:
         self._converter.close()
         for executor in (self.disk, self._completing):
             executor.shutdown(wait=False, cancel_futures=True)
+        for job in self._unfinished:  # of a disk that hangs, or of a conversion that was ended
+            job.cancel()
         if self._unfinished:
-            await asyncio.wait(self._unfinished, timeout=_CLOSE_SECONDS)
+            await asyncio.wait(self._unfinished)
 
     def order(self, key: StreamKey, on: bool) -> bool:
         """Record a stream, or do so no longer, whatever the settings say, until its publisher leaves; whether it has

@@ -31,7 +31,7 @@ from pyrtmp.hooks import Request
 from pyrtmp.journal import Journal
 from pyrtmp.message import AUDIO, VIDEO, Message
 from pyrtmp.names import StreamKey
-from pyrtmp.stream import HEAD_BYTES, MESSAGE_OVERHEAD, Stream
+from pyrtmp.stream import HEAD_BYTES, MESSAGE_OVERHEAD, Stream, header_tracks
 
 if TYPE_CHECKING:
     from cluster.config.settings import RecordSettings
@@ -152,7 +152,7 @@ class Recording:
 
     def _describe(self, header: Message, kind: int) -> None:
         """Keep it for files that begin; a file has one codec of a kind, so another sequence header ends it."""
-        place = (header.type, kind, _tracks(header))
+        place = (header.type, kind, header_tracks(header))
         known = self._head.get(place)
         self._head[place] = header
         self._head_bytes += len(header.payload) + MESSAGE_OVERHEAD
@@ -305,13 +305,3 @@ def _kind(message: Message) -> int:
     if message.type == VIDEO:
         return media.classify_video(message.payload)
     return media.classify_audio(message.payload) if message.type == AUDIO else media.OTHER
-
-
-def _tracks(message: Message) -> frozenset[int]:
-    """Those that a sequence header describes."""
-    try:
-        tags: Sequence[media.VideoTag | media.AudioTag]
-        tags = media.parse_video(message.payload) if message.type == VIDEO else media.parse_audio(message.payload)
-    except media.MediaError:
-        return frozenset()
-    return frozenset(tag.track for tag in tags)
